@@ -1,0 +1,373 @@
+"""Bi-Level GRPO: every step of a trace gets its own credit (section 3.3 of arXiv 2605.11922, Eqs. 8-15).
+
+For each prompt the policy samples a group of G responses. A response predicts n anchors, then the answer. Each anchor is
+compared with the other rollouts' attempt at the same anchor (Eq. 10) and with what its own rollout got right after it
+(Eq. 11); the answer is compared within the group as in GRPO. A token is pushed by the answer's advantage and by that of the
+step it belongs to.
+
+    python bigrpo.py                                         # the toy: runs/sft -> runs/rl
+    torchrun bigrpo.py                                       # the same
+    python bigrpo.py --explain                               # a worked group, without a model
+    python bigrpo.py --model runs/qwen-sft --data rl.jsonl --out runs/qwen-rl --group 5 --lr 1e-6 --beta 0.001 --max-tokens 4096
+
+Shapes: P prompts in a batch, G rollouts of each, n anchors of a prompt, N response tokens of a micro-batch, end to end.
+
+Where the paper is silent or prints something no framework does, this file chooses:
+1. Ratio and clip per token, in PPO's pessimistic form with both signs right. As printed, Eqs. 13-14 have one ratio a step and no clip.
+2. Every response token carries A_final; the tokens of block i (its <reasoning> and its <print>) carry A[g,i] on top.
+   Eqs. 13-14 give the <reasoning> tokens no term.
+3. One normaliser an optimizer step: the response tokens of the whole batch over all ranks, in place of Eq. 13's 1/G sum over i.
+4. std is the population's, and a column whose rewards are all equal (std < 1e-3) gets A_group = 0 by a branch, not by rounding.
+5. Input prediction: a rollout's own trace may be shorter than the example's; what is beyond it is masked out of every mean,
+   and a column with fewer than two unmasked rollouts gets A_group = 0.
+6. n = 1 (only the return anchor): the step term is left out, as in the paper's text.
+7. KL (Eq. 15) by the estimator k3 (the field's default) or k2, with a coefficient beta. k3's value is unbiased for KL(pi || pi_ref) but its
+   on-policy gradient is that of KL(pi_ref || pi); k2's gradient is Eq. 15's.
+8. A rollout that is cut at the length limit keeps its rewards; the share of cut rollouts is logged.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+import policy
+import rewards
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The maths: tensors in, tensors out
+
+
+def _checked(rewards: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rewards, mask) as floats of one shape [G, n]; ValueError for another shape, G < 2 or a reward that is not finite."""
+    if rewards.ndim != 2 or rewards.shape[0] < 2:
+        raise ValueError(f"rewards must be [G, n] with G >= 2, not {list(rewards.shape)}")
+    if mask is not None and mask.shape != rewards.shape:
+        raise ValueError(f"mask {list(mask.shape)} must have the shape of rewards {list(rewards.shape)}")
+    rewards = rewards if rewards.is_floating_point() else rewards.float()
+    if not torch.isfinite(rewards).all():
+        raise ValueError("a reward is NaN or infinite")
+    return rewards, torch.ones_like(rewards) if mask is None else mask.to(rewards.dtype)
+
+
+def group_advantage(rewards: torch.Tensor, mask: torch.Tensor | None = None, eps: float = 1e-6, norm: str = "std") -> torch.Tensor:
+    """Eq. 10: how much better than the other rollouts of its group this one did at the same anchor.
+
+    rewards [G, n], mask [G, n] (True where the rollout has this anchor) -> [G, n], 0 where masked. norm "none" leaves the
+    division by the standard deviation out. Raises ValueError for a wrong shape, G < 2 or a NaN reward.
+    """
+    rewards, mask = _checked(rewards, mask)
+    count = mask.sum(0)  # [n]
+    mean = (rewards * mask).sum(0) / count.clamp(min=1)  # [n]
+    deviation = (rewards - mean) * mask  # [G, n]
+    std = (deviation.square().sum(0) / count.clamp(min=1)).sqrt()  # [n], population
+    scale = std + eps if norm == "std" else 1.0
+    return torch.where((std < 1e-3) | (count < 2), 0.0, deviation / scale)
+
+
+def intra_advantage(rewards: torch.Tensor, mask: torch.Tensor | None = None, center: bool = False) -> torch.Tensor:
+    """Eq. 11: a right step counts for itself and for the share of right steps after it, r_i * (1 + mean of r_j, j > i).
+
+    rewards [G, n], mask [G, n] -> [G, n], 0 where masked. The mean over no later step is 0; the final answer is not in it.
+    `center` subtracts the group's mean per column (not in the paper). Raises as group_advantage does.
+    """
+    rewards, mask = _checked(rewards, mask)
+    known = rewards * mask
+    later = known.sum(1, keepdim=True) - known.cumsum(1)  # [G, n], sum over j > i
+    count = mask.sum(1, keepdim=True) - mask.cumsum(1)  # [G, n], how many j > i
+    intra = known * (1 + later / count.clamp(min=1))
+    if center:
+        intra = (intra - intra.sum(0) / mask.sum(0).clamp(min=1)) * mask
+    return intra
+
+
+def bilevel_advantage(step_rewards: torch.Tensor, mask: torch.Tensor | None = None, lam: float = 0.3, norm: str = "std",
+                      center_intra: bool = False) -> torch.Tensor:
+    """Eq. 12: A = A_group + lam * A_intra, [G, n] -> [G, n]. lam = 0 is Step-GRPO."""
+    return group_advantage(step_rewards, mask, norm=norm) + lam * intra_advantage(step_rewards, mask, center_intra)
+
+
+def token_blocks(starts: torch.Tensor, spans: list[tuple[int, int]], n: int) -> torch.Tensor:
+    """Which step each token belongs to: [N] in 0..n, where n means none.
+
+    starts [N] is the index of each token's first character in the response's text (policy.decode); spans holds (start, end) of
+    each block's characters, in order (rewards.parse). Tokens of blocks beyond the example's n anchors belong to none.
+    """
+    begin = torch.tensor([start for start, _ in spans[:n]] or [0])
+    end = torch.tensor([end for _, end in spans[:n]] or [0])
+    block = torch.bucketize(starts, end, right=True)  # the first block that ends after this character
+    inside = (block < len(end)) & (starts >= begin[block.clamp(max=len(end) - 1)])
+    return torch.where(inside, block, n)
+
+
+def token_advantage(step: torch.Tensor, final: torch.Tensor, rollout: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    """Token credit: A_final of the token's rollout, plus A[g, i] of the step it belongs to.
+
+    step [G, n], final [G]; rollout [N] in 0..G-1, block [N] in 0..n (n: no step) -> [N].
+    """
+    padded = torch.cat([step, step.new_zeros(len(step), 1)], 1)  # [G, n + 1]
+    return final[rollout] + padded[rollout, block]
+
+
+def policy_loss(logprobs: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, clip_low: float = 0.2,
+                clip_high: float = 0.2) -> torch.Tensor:
+    """Eqs. 13-14 per token, with PPO's clip: -min(ratio * A, clip(ratio) * A). All [N]."""
+    ratio = (logprobs - old).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
+
+
+def kl_penalty(logprobs: torch.Tensor, reference: torch.Tensor, kind: str = "k3") -> torch.Tensor:
+    """The KL of Eq. 15 per sampled token, [N] -> [N], with d = log pi_ref - log pi: k3 = exp(d) - d - 1, k2 = d * d / 2."""
+    d = reference - logprobs
+    return d.exp() - d - 1 if kind == "k3" else d.square() / 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sample, reward, advantage
+
+
+@dataclass
+class Rollout:
+    """One sampled response with everything that its loss needs."""
+
+    example: dict
+    prompt: list[int]
+    sample: policy.Sample
+    text: str
+    starts: list[int]  # [tokens], each token's first character in text
+    step_rewards: list[float] = field(default_factory=list)  # [n]
+    mask: list[bool] = field(default_factory=list)  # [n]
+    final: float = 0.0
+    step_advantage: list[float] = field(default_factory=list)  # [n]
+    final_advantage: float = 0.0
+    advantage: torch.Tensor | None = None  # [tokens]
+
+
+def roll_out(model, tokenizer, examples: list[dict], streams: list[tuple], args) -> list[list[Rollout]]:
+    """Sample `--group` responses to every example: a list of G Rollouts for each, not yet scored."""
+    prompts = [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
+    samples = policy.sample(model, tokenizer, prompts, args.group, args.max_tokens, args.temperature, streams, args.sample_rows)
+    return [[Rollout(example, prompt, one, *policy.decode(tokenizer, one.ids)) for one in some]
+            for example, prompt, some in zip(examples, prompts, samples)]
+
+
+def score(groups: list[list[Rollout]]) -> None:
+    """Eqs. 8-9: fill in the rewards of every rollout."""
+    flat = [rollout for group in groups for rollout in group]
+    steps, masks, finals = rewards.score_many([rollout.text for rollout in flat], [rollout.example for rollout in flat])
+    for rollout, step_rewards, mask, final in zip(flat, steps, masks, finals):
+        rollout.step_rewards, rollout.mask, rollout.final = step_rewards, mask, final
+
+
+def assign_credit(group: list[Rollout], args) -> None:
+    """Eqs. 10-12 for one group, then the spreading over tokens: fill in the advantages of its rollouts."""
+    final = torch.tensor([[rollout.final] for rollout in group])  # [G, 1]
+    final = group_advantage(final, norm=args.norm)[:, 0]  # [G]
+    step = torch.tensor([rollout.step_rewards for rollout in group])  # [G, n]
+    mask = torch.tensor([rollout.mask for rollout in group])
+    if args.advantage == "terminal" or step.shape[1] < 2:  # n = 1: the only anchor repeats the answer
+        step = torch.zeros_like(step)
+    else:
+        step = bilevel_advantage(step, mask, args.lam, args.norm, args.center_intra)
+    for g, rollout in enumerate(group):
+        spans = [(block.start, block.end) for block in rewards.parse(rollout.text).blocks]
+        block = token_blocks(torch.tensor(rollout.starts), spans, step.shape[1])  # [tokens]
+        rollout.advantage = token_advantage(step, final, torch.full_like(block, g), block)
+        rollout.step_advantage, rollout.final_advantage = step[g].tolist(), final[g].item()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Update
+
+
+def update(model, optimizer, reference, batch: list[Rollout], args) -> dict[str, float]:
+    """Eq. 15 on one batch, `--updates` times. Returns what the health line reports, as means over the response tokens of all ranks."""
+    model.train()
+    total = policy.all_sum(torch.tensor(float(sum(len(rollout.sample.ids) for rollout in batch)), device=model.device))
+    pieces = [prepare(model, reference, [batch[i] for i in rows], args)
+              for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in batch], args.token_budget)]
+    sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=model.device))
+    norms = []
+    for _ in range(args.updates):
+        for piece in pieces:
+            loss = token_loss(model, piece, sums, args)  # [N]
+            (loss.sum() / total).backward()
+        for parameter in model.parameters():
+            policy.all_sum(parameter.grad)
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm))
+        optimizer.step()
+        optimizer.zero_grad()
+    means = policy.all_sum(torch.stack([*sums.values()])) / total / args.updates
+    return dict(zip(sums, means.tolist())) | {"grad_norm": torch.stack(norms).mean().item()}
+
+
+def prepare(model, reference, rollouts: list[Rollout], args) -> dict:
+    """A micro-batch as tensors, with the log-probabilities that stay fixed during the updates; every tensor is [N]."""
+    inputs = {"prompts": [r.prompt for r in rollouts], "responses": [r.sample.ids for r in rollouts], "temperature": args.temperature}
+    with torch.no_grad():
+        old = policy.token_logprobs(model, **inputs)[0] if args.updates > 1 else None
+        ref = policy.token_logprobs(reference, **inputs)[0] if args.beta else None
+    return {"inputs": inputs, "old": old, "ref": ref, "advantage": torch.cat([r.advantage for r in rollouts]).to(model.device),
+            "sampled": torch.tensor([x for r in rollouts for x in r.sample.logprobs], device=model.device)}
+
+
+def token_loss(model, piece: dict, sums: dict, args) -> torch.Tensor:
+    """The loss of every response token of a micro-batch, [N], not yet normalised; adds to the sums of the health line."""
+    advantage = piece["advantage"]
+    logprobs, entropy = policy.token_logprobs(model, **piece["inputs"])  # [N], [N]
+    old = logprobs.detach() if piece["old"] is None else piece["old"]  # a single update: the ratio is 1, its gradient is not 0
+    loss = policy_loss(logprobs, old, advantage, args.clip_low, args.clip_high)
+    if args.beta:
+        kl = kl_penalty(logprobs, piece["ref"], args.kl)
+        loss = loss + args.beta * kl
+        sums["kl"] += kl.detach().sum()
+    ratio = (logprobs.detach() - old).exp()
+    sums["loss"] += loss.detach().sum()
+    sums["ratio"] += ratio.sum()
+    sums["clipped"] += torch.where(advantage > 0, ratio > 1 + args.clip_high, (ratio < 1 - args.clip_low) & (advantage < 0)).sum()
+    sums["entropy"] += entropy.sum()
+    sums["sampler_gap"] += (logprobs.detach() - piece["sampled"]).abs().sum()
+    return loss
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Logging
+
+
+def health(groups: list[list[Rollout]]) -> dict[str, float]:
+    """Means over the rollouts of all ranks: rewards, lengths, and the share of groups and columns that carry no signal."""
+    batch = [rollout for group in groups for rollout in group]
+    columns = [column for group in groups for column in zip(*(rollout.step_rewards for rollout in group))]
+    sums = policy.all_sum(torch.tensor([
+        [sum(r.final for r in batch), len(batch)],
+        [sum(sum(r.step_rewards) for r in batch), sum(sum(r.mask) for r in batch)],
+        [sum(len({r.final for r in group}) == 1 for group in groups), len(groups)],
+        [sum(len(set(column)) == 1 for column in columns), len(columns)],
+        [sum(not r.sample.ended for r in batch), len(batch)],
+        [sum(len(r.sample.ids) for r in batch), len(batch)]], dtype=torch.float64))
+    names = ("final_reward", "step_reward", "equal_groups", "equal_columns", "cut", "tokens")
+    return dict(zip(names, (sums[:, 0] / sums[:, 1].clamp(min=1)).tolist()))
+
+
+def dump(path: Path, step: int, groups: list[list[Rollout]]) -> None:
+    """Append every rollout of this step to the rollouts JSONL: predicted, true, reward and advantage per anchor."""
+    with path.open("a") as file:
+        for group in groups:
+            for g, rollout in enumerate(group):
+                blocks = rewards.parse(rollout.text).blocks
+                file.write(json.dumps({
+                    "step": step, "id": rollout.example["id"], "rollout": g, "prompt": rollout.example["prompt"], "response": rollout.text,
+                    "starts": rollout.starts, "token_advantage": [round(x, 4) for x in rollout.advantage.tolist()],
+                    "true": rollout.example["anchors"], "predicted": [block.text for block in blocks], "mask": rollout.mask,
+                    "step_rewards": rollout.step_rewards, "final_reward": rollout.final, "step_advantage": rollout.step_advantage,
+                    "final_advantage": rollout.final_advantage, "ended": rollout.sample.ended}) + "\n")
+
+
+def explain() -> None:
+    """Print a worked group, [5 rollouts, 4 anchors], as a table to be read aloud."""
+    names = ("rewards r", "A_group (Eq. 10)", "A_intra (Eq. 11)", "A = A_group + 0.3 A_intra (Eq. 12)")
+    r = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [0, 1, 1, 1], [1, 0, 1, 0]], dtype=torch.float64)
+    final = torch.tensor([1, 1, 0, 0, 0], dtype=torch.float64)
+    step, answer = bilevel_advantage(r, lam=0.3), group_advantage(final[:, None])[:, 0]
+    print("Five rollouts of one prompt; four anchors, then the answer. 1 = right, 0 = wrong.")
+    for name, table in zip(names, (r, group_advantage(r), intra_advantage(r), step)):
+        print(f"\n{name:<38}" + "".join(f"anchor {i + 1:<4}" for i in range(4)))
+        for g, row in enumerate(table):
+            print(f"  rollout {g + 1:<28}" + "".join(f"{value:>8.3f}   " for value in row.tolist()))
+    print("\nanswer                                r_final    A_final")
+    for g in range(5):
+        print(f"  rollout {g + 1:<28}{final[g]:>7.0f}{answer[g]:>11.3f}")
+    print("\nWhat the tokens of rollout 2 carry: it got the first two anchors right, the last two wrong, and yet the right answer.")
+    for i in range(4):
+        print(f"  tokens of block {i + 1} (reasoning and print)   A_final + A[2,{i + 1}] = {answer[1]:+.3f} {step[1, i]:+.3f} = {answer[1] + step[1, i]:+.3f}")
+    print(f"  all other tokens (the answer's too)       A_final          = {answer[1]:+.3f}")
+    print("A terminal reward alone would push all its tokens by the same +1.225; step credit takes it back where the trace is wrong.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The loop
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Bi-Level GRPO (arXiv 2605.11922).")
+    add = parser.add_argument
+    # what
+    add("--model", default="runs/sft/model", help="checkpoint folder or Hugging Face id to start from")
+    add("--data", type=Path, default=Path("runs/toy/rl_examples.jsonl"), help="examples, JSONL from augment.py")
+    add("--out", type=Path, default=Path("runs/rl"), help="folder for model, settings, metrics and rollouts")
+    add("--explain", action="store_true", help="print a worked group and exit")
+    # sampling
+    add("--steps", type=int, default=100, help="batches of rollouts")
+    add("--prompts", type=int, default=32, help="prompts per step, over all ranks")
+    add("--group", type=int, default=8, help="G, rollouts per prompt (the paper: 5)")
+    add("--temperature", type=float, default=1.0, help="divides the logits in sampler and trainer alike")
+    add("--max-tokens", type=int, default=256, help="length limit of a response (the paper: 4096)")
+    add("--sample-rows", type=int, default=256, help="responses sampled at a time")
+    # the method
+    add("--advantage", choices=["bilevel", "terminal"], default="bilevel", help="terminal drops the step term: plain GRPO (the paper's Table 5)")
+    add("--lam", type=float, default=0.3, help="weight of A_intra in Eq. 12 (the paper: 0.3); 0 is the paper's Step-GRPO")
+    add("--norm", choices=["std", "none"], default="std", help="none leaves the std out of Eq. 10 and of A_final (the paper: std)")
+    add("--center-intra", action="store_true", help="subtract the group's mean from A_intra (the paper does not)")
+    add("--clip-low", type=float, default=0.2, help="clip the ratio below 1 - this (the paper prints no clip)")
+    add("--clip-high", type=float, default=0.2, help="clip the ratio above 1 + this (the paper prints no clip)")
+    add("--beta", type=float, default=0.001, help="weight of the KL of Eq. 15 (the paper states none); 0 needs no reference model")
+    add("--kl", choices=["k3", "k2"], default="k3", help="estimator of the KL of Eq. 15 (the paper names none)")
+    # optimization
+    add("--lr", type=float, default=5e-4, help="peak learning rate, then linear to zero (the paper: 1e-6 at 7B)")
+    add("--updates", type=int, default=1, help="optimizer steps on each batch of rollouts (the paper is silent)")
+    add("--max-grad-norm", type=float, default=1.0)
+    add("--token-budget", type=int, default=2048, help="tokens per micro-batch, padding counted")
+    # bookkeeping
+    add("--dump-every", type=int, default=10, help="steps between dumps of all rollouts")
+    add("--seed", type=int, default=0)
+    return parser
+
+
+def learning_rate(step: int, args) -> float:
+    """Warm-up over five steps, then linear to zero."""
+    return args.lr * min((step + 1) / 5, 1 - step / args.steps)
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    if args.explain:
+        return explain()
+    from tqdm import tqdm
+
+    rank, world = policy.start_ranks()
+    examples = policy.read_jsonl(args.data, ("id", "prompt", "anchors", "output", "task"))
+    model, tokenizer = policy.load(args.model)
+    reference = policy.load(args.model)[0].eval() if args.beta else None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    run = policy.Run(args, rank)
+    bar = tqdm(range(args.steps), desc="bi-level GRPO", disable=rank > 0)
+    for step in bar:
+        start = time.time()
+        for settings in optimizer.param_groups:
+            settings["lr"] = learning_rate(step, args)
+        places = range(rank, args.prompts, world)  # this rank's share of the prompts; a group is never split
+        indices = policy.batch_indices(step, args.prompts, len(examples), args.seed)
+        groups = roll_out(model, tokenizer, [examples[indices[p]] for p in places], [(args.seed, step, p) for p in places], args)
+        sampled = time.time()
+        score(groups)
+        for group in groups:
+            assign_credit(group, args)
+        scored = time.time()
+        record = {"step": step, "lr": learning_rate(step, args)} | health(groups)
+        record |= update(model, optimizer, reference, [rollout for group in groups for rollout in group], args)
+        record["timing"] = {"sample_s": sampled - start, "score_s": scored - sampled, "train_s": time.time() - scored}
+        run.log(record)
+        if rank == 0 and (step % args.dump_every == 0 or step == args.steps - 1):
+            dump(args.out / "rollouts.jsonl", step, groups)
+        bar.set_postfix_str(" ".join(f"{name} {record[name]:.3f}" for name in ("final_reward", "step_reward", "entropy", "sampler_gap")))
+    if rank == 0:
+        policy.save(model, tokenizer, args.out / "model")
+
+
+if __name__ == "__main__":
+    main()

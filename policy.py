@@ -1,0 +1,275 @@
+"""The language model: load and save, prompt to tokens, sample responses, log-probabilities of response tokens.
+
+This is the only file that knows tokenizers, chat templates, devices and samplers; sft.py, bigrpo.py and evaluate.py
+call it. Shapes: B sequences in a micro-batch, T tokens of the longest one, H hidden size, V vocabulary, and N response
+tokens of the micro-batch laid end to end. Everything a loss sees is flat, [N]: a token is in it because of where it
+stands in its list, never because of its value, so an end token is trained even where it is also the padding token.
+
+Choices made here, where the paper is silent:
+1. Temperature T divides the logits in the sampler and in the trainer alike; no top-k and no top-p.
+2. Each rollout has its own stream of random numbers, seeded by what it is (run, step, prompt, rollout) and not by
+   where it was computed, so that batch size and number of machines do not change what is sampled.
+3. A checkpoint with a chat template gets its prompts as one user message; one without gets them as they are.
+"""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass
+class Sample:
+    """One sampled response: token ids (the end token included), the sampler's log-probability of each, and whether
+    it ended by itself (False: cut at the length limit)."""
+
+    ids: list[int]
+    logprobs: list[float]
+    ended: bool
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Loading and saving
+
+
+def default_device() -> torch.device:
+    """The GPU of this process where there is one, otherwise the CPU with every core this process may use."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return torch.device("cpu")
+
+
+def load(path: str, device: torch.device | None = None):
+    """(model, tokenizer) of a checkpoint folder or a Hugging Face id, in fp32. Raises OSError if there is none."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    return model.to(device or default_device()), tokenizer
+
+
+def save(model, tokenizer, path: Path) -> None:
+    """Write an ordinary checkpoint folder; a half-written one never stands under the final name."""
+    temporary = path.with_name(path.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.rename(path)
+
+
+def read_jsonl(path: Path, fields: tuple[str, ...]) -> list[dict]:
+    """The rows of a JSONL file, each a JSON object with these fields; otherwise exits with one line that names file and line."""
+    if not path.is_file():
+        raise SystemExit(f"error: {path}: no such file")
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise SystemExit(f"error: {path}:{number}: not JSON ({error})")
+            missing = [field for field in fields if not isinstance(row, dict) or field not in row]
+            if missing:
+                raise SystemExit(f"error: {path}:{number}: no field {missing[0]!r}")
+            rows.append(row)
+    return rows
+
+
+class Run:
+    """A run's folder: settings.json (what is needed to repeat it) and metrics.jsonl (one line a step)."""
+
+    def __init__(self, args, rank: int = 0):
+        self.file = None
+        if rank == 0:
+            args.out.mkdir(parents=True, exist_ok=True)
+            import transformers
+
+            settings = {"command": sys.argv, "settings": {name: str(value) for name, value in vars(args).items()},
+                        "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}}
+            (args.out / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+            for name, value in settings["settings"].items():
+                print(f"  {name:<16}{value}", file=sys.stderr)
+            self.file = (args.out / "metrics.jsonl").open("w")
+
+    def log(self, record: dict) -> None:
+        """Append one line of metrics; what depends on the machine's speed stands under "timing"."""
+        if self.file:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+
+
+def start_ranks() -> tuple[int, int]:
+    """(rank, number of ranks); joins the process group where torchrun started several."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return int(os.environ.get("RANK", 0)), world
+
+
+def all_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, summed in place over all ranks."""
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def batch_indices(step: int, batch: int, count: int, seed: int) -> list[int]:
+    """Which of `count` examples a step trains on: consecutive pieces of a stream of shuffles, one shuffle an epoch."""
+    places = range(step * batch, (step + 1) * batch)
+    shuffles = {epoch: torch.randperm(count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch)).tolist()
+                for epoch in {place // count for place in places}}
+    return [shuffles[place // count][place % count] for place in places]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Text and tokens
+
+
+def encode_prompt(tokenizer, prompt: str) -> list[int]:
+    """Token ids of a prompt, through the checkpoint's chat template where it has one."""
+    if tokenizer.chat_template:
+        message = [{"role": "user", "content": prompt}]
+        return tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+    return tokenizer.encode(prompt, add_special_tokens=False)
+
+
+def encode_response(tokenizer, response: str) -> list[int]:
+    """Token ids of a target response, with the end token."""
+    return tokenizer.encode(response, add_special_tokens=False) + [tokenizer.eos_token_id]
+
+
+def decode(tokenizer, ids: list[int]) -> tuple[str, list[int]]:
+    """(text, starts) of response tokens: starts[t] is the index in text of the character in which token t begins.
+
+    Tokens are decoded in the order they were sampled and the text is never tokenized again: another split of the same
+    text would give the credit of one block to the tokens of another. A character of several bytes may take several
+    tokens; all of them start where the character does. The end token is not part of the text.
+    """
+    text, starts, pending = "", [], []
+    for token in ids:
+        starts.append(len(text))
+        if token == tokenizer.eos_token_id:
+            continue
+        pending.append(token)
+        piece = tokenizer.decode(pending, skip_special_tokens=False)
+        if not piece.endswith("\N{REPLACEMENT CHARACTER}"):  # otherwise a character is still incomplete
+            text, pending = text + piece, []
+    return text + (tokenizer.decode(pending) if pending else ""), starts
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Log-probabilities
+
+
+def micro_batches(lengths: list[int], token_budget: int) -> list[list[int]]:
+    """Split sequences, by index, into micro-batches of similar lengths with rows * longest <= token_budget."""
+    batches, rows = [], []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if rows and (len(rows) + 1) * lengths[index] > token_budget:
+            batches, rows = batches + [rows], []
+        rows.append(index)
+    return batches + [rows] if rows else batches
+
+
+def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], temperature: float = 1.0,
+                   chunk: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of every response token, and the entropy of the distribution it was drawn from: [N] and [N].
+
+    Sequences are padded on the right; under causal attention no real token sees the padding, so no mask is needed.
+    Logits are made for the positions that predict a response token only, `chunk` of them at a time, and made again in
+    the backward pass instead of being kept: a [T, V] tensor never exists whole.
+    """
+    sequences = [torch.tensor(prompt + response) for prompt, response in zip(prompts, responses, strict=True)]
+    ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True).to(model.device)  # [B, T]
+    predicts = torch.cat([row * ids.shape[1] + torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
+                          for row, (prompt, response) in enumerate(zip(prompts, responses))]).to(model.device)  # [N]
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[predicts]  # [N, H]
+    targets = ids.flatten()[predicts + 1]  # [N]
+
+    def head(hidden, targets):
+        logprobs = (model.lm_head(hidden).float() / temperature).log_softmax(-1)  # [n, V]
+        entropy = -(logprobs.detach().exp() * logprobs.detach()).sum(-1)
+        return logprobs.gather(-1, targets[:, None])[:, 0], entropy
+
+    parts = [head(*part) if len(hidden) <= chunk else checkpoint(head, *part, use_reentrant=False)
+             for part in zip(hidden.split(chunk), targets.split(chunk))]
+    return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sampling
+
+
+@torch.no_grad()
+def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: int = 256, temperature: float = 1.0,
+           seeds: list[tuple] | None = None, max_rows: int = 256, progress=None) -> list[list[Sample]]:
+    """n responses to each prompt: for prompt p a list of n Samples. temperature 0 takes the likeliest token (n = 1).
+
+    seeds[p] names the random stream of prompt p (a tuple of non-negative integers). `max_rows` responses are sampled
+    at a time; `progress` is called with the number of prompts done.
+    """
+    model.eval()
+    results: list = [None] * len(prompts)
+    by_length = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
+    for first in range(0, len(prompts), max(1, max_rows // n)):
+        chosen = by_length[first:first + max(1, max_rows // n)]
+        uniforms = None
+        if temperature > 0:
+            uniforms = torch.tensor(np.stack([np.random.default_rng([*seeds[p], rollout]).random(max_tokens)
+                                              for p in chosen for rollout in range(n)]), device=model.device)
+        rows = _decode_loop(model, tokenizer.eos_token_id, [prompts[p] for p in chosen], n, max_tokens, temperature, uniforms)
+        for i, p in enumerate(chosen):
+            results[p] = rows[i * n:(i + 1) * n]
+        if progress:
+            progress(len(chosen))
+    return results
+
+
+def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature: float, uniforms) -> list[Sample]:
+    """One batch of `sample`: prompts are read once, their keys and values repeated n times, finished rows dropped."""
+    from transformers import DynamicCache
+
+    device, width = model.device, max(map(len, prompts))
+    ids = torch.tensor([[eos] * (width - len(prompt)) + prompt for prompt in prompts], device=device)  # left-padded
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    cache = DynamicCache(config=model.config)
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                   past_key_values=cache, logits_to_keep=1).logits[:, -1]
+    cache.batch_repeat_interleave(n)
+    logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
+
+    tokens = torch.full((len(mask), max_tokens), eos, device=device)
+    logprobs = torch.zeros((len(mask), max_tokens), device=device)
+    lengths = torch.full((len(mask),), max_tokens, device=device)
+    alive = torch.arange(len(mask), device=device)  # which row of the results each row of the cache belongs to
+    for t in range(max_tokens):
+        scaled = (logits.float() / (temperature or 1.0)).log_softmax(-1)
+        if temperature > 0:  # inverse transform sampling: the first token at which the distribution function exceeds u
+            cdf = scaled.double().exp().cumsum(-1)
+            token = torch.searchsorted(cdf, uniforms[alive, t, None] * cdf[:, -1:], right=True)
+        else:
+            token = scaled.argmax(-1, keepdim=True)
+        tokens[alive, t], logprobs[alive, t] = token[:, 0], scaled.gather(-1, token)[:, 0]
+        lengths[alive] = torch.where(token[:, 0] == eos, lengths[alive].clamp(max=t + 1), lengths[alive])
+        going = lengths[alive] > t + 1
+        if t + 1 == max_tokens or not going.any():
+            break
+        if going.sum() <= 0.8 * len(going):  # copying the cache has a price: drop rows in bunches
+            keep = going.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            alive, mask, token = alive[keep], mask[keep], token[keep]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        logits = model(input_ids=token, attention_mask=mask, position_ids=mask.sum(1, keepdim=True) - 1,
+                       past_key_values=cache).logits[:, -1]
+    tokens, logprobs, lengths = tokens.tolist(), logprobs.tolist(), lengths.tolist()
+    return [Sample(row[:length], values[:length], row[length - 1] == eos)
+            for row, values, length in zip(tokens, logprobs, lengths)]

@@ -1,0 +1,937 @@
+"""Run untrusted Python and record what its anchors print: the interpreter E of section 3.2.
+
+An anchor is a `print` call whose one argument is the f-string 'NAME: {NAME}'. Anchors are recognised in the syntax tree before the
+run and recorded by their site (the line of the call), so their texts may be blank, hold newlines or end in spaces.
+
+    python sandbox.py prog.py "f(3)"                        trace a call and print it for a person
+    python sandbox.py --require-isolation prog.py "f(3)"    the same, or refuse where a layer of isolation is missing
+    python sandbox.py --self-test                           what this machine gives
+    python tools/bench.py --only sandbox                    programs per second
+
+    trace(program, call)         one program         trace_many(jobs)                       many, in order, on all cores
+    check(program)               assertions          trace_inputs(program, entry, texts)    one trusted program, many untrusted inputs
+    trace_lines(program, call)   lines and locals    agreed(first, second)                  are two runs the same?
+
+How: each worker is a fresh interpreter (never a fork of the caller), its server, with an empty environment and a directory of its
+own. It forks once per job. The child runs the program, leaves its report in memory shared with the server (no descriptor leads
+there) and exits; the server keeps the deadline. Layers, each used where the system has it and named in Trace.missing where it does not:
+    limits       CPU and wall time, memory, file size, descriptors, no new processes or threads; a session of its own (also on macOS)
+    namespaces   PID, network, IPC, mount, and user unless we are root (Linux): nothing outside to signal, no network; the server is
+                 process 1, so it can end whatever a program leaves running
+    files        an empty root holding only the libraries and Python, read-only, and a small directory in memory (Linux)
+    privileges   a user id of its own if we are root; no capabilities; none can be gained
+    landlock     read Python, write the own directory, nothing else; no TCP (Linux 5.13)
+    seccomp      an allow-list of system calls: no processes, no programs, no signals, no sockets (Linux with libseccomp)
+
+Covered (each has a test): endless loops that swallow every exception and signal; fork bombs, daemons, threads; memory; output; deep
+recursion; exits, crashes, kills; the user's files, environment, memory, descriptors; sockets; standard input; rebound builtins and
+streams; lying __repr__, __eq__, __hash__; hostile input expressions; odd source text; results that change between runs.
+
+Not covered:
+  - A program can forge its own report: it shares a process with the code that reports, and frames or gc lead there. So its "ok" is
+    no proof against whoever wrote it. For input prediction the program is ours and only the input is the model's (trace_inputs:
+    literals, parsed by the caller, sent as data), and nothing can be forged. Generated programs (check) can cheat here as in every
+    scorer that runs the tests inside the program's process.
+  - Kernel bugs, timing side channels, the load a program puts on the machine within its limits.
+  - A result that depends on the time or on chance is found by a second run only if the two runs differ.
+  - Without the Linux layers (macOS): the user's files and network, and a process that outlives its worker until its CPU limit.
+  - Honest programs that need threads, subprocesses, sockets (so asyncio too) or more than MEMORY_LIMIT: "error" or "memory".
+  - A timeout loses what was printed before it.
+"""
+import ast
+import atexit
+import builtins
+import collections
+import contextlib
+import ctypes
+import dataclasses
+import enum
+import gc
+import io
+import json
+import mmap
+import os
+import resource
+import select
+import signal
+import struct
+import sys
+import time
+import types
+
+__builtins__ = dict(vars(builtins))     # a program may rebind builtins; the functions below keep these
+
+MEMORY_LIMIT = 512 << 20      # bytes of address space a program may take beyond the server's own
+OUTPUT_LIMIT = 1 << 20        # characters of stdout, of anchors and of the value, each
+REPORT_LIMIT = 16 << 20       # bytes of one job's report, escapes included
+FILES_LIMIT = 16 << 20        # bytes of one file, and of all files where the layer "files" holds
+INPUT_LIMIT = 1 << 16         # characters of one input expression
+INPUTS_PER_FORK = 16
+CACHE_SIZE = 4096             # (program, input) pairs that trace_inputs remembers
+GRACE = 10                    # seconds after a job's limit until its server counts as stuck
+LAYERS = ("namespaces", "files", "privileges", "landlock", "seccomp")    # beyond the limits; tests and bench take some away
+PRELOAD = ("__future__ abc bisect collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
+           "itertools json math operator random re statistics string textwrap time typing").split()
+
+
+class Status(str, enum.Enum):
+    OK = "ok"              # it ran to its end
+    ERROR = "error"        # it raised an exception
+    SYNTAX = "syntax"      # its source does not compile
+    INPUT = "input"        # the expression is no argument list of literals
+    MISSING = "missing"    # it imports a module that this environment lacks
+    TIMEOUT = "timeout"    # it did not end in time
+    MEMORY = "memory"      # it asked for more memory than it may have
+    OUTPUT = "output"      # it printed or returned more than is recorded
+    EXIT = "exit"          # it called sys.exit
+    KILLED = "killed"      # its process died, or its report is malformed
+    LOST = "lost"          # the worker died twice under it
+    NONDETERMINISTIC = "nondeterministic"   # two runs differ, or show addresses
+
+    __str__ = str.__str__
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    status: Status
+    anchors: list = dataclasses.field(default_factory=list)     # (site, name, text), in the order printed
+    value: str = ""                                             # repr of the result
+    stdout: str = ""                                            # what the other prints print
+    error: str = ""                                             # one line, such as "ZeroDivisionError: division by zero"
+    missing: tuple = ()                                         # layers of isolation that this machine does not give
+
+
+@dataclasses.dataclass(frozen=True)
+class LineTrace:
+    status: Status
+    events: list = dataclasses.field(default_factory=list)      # (line, {name: (repr, type name)} after this visit), in order
+    value: str = ""
+    error: str = ""
+
+
+# ---- what the other scripts call ---------------------------------------------------------------------------------------
+
+
+def trace(program: str, call: str, *, timeout: float = 3.0, hash_seed: int = 0) -> Trace:
+    """Run `program`, then evaluate the expression `call` in its globals (nothing if ""), within `timeout` seconds.
+
+    Whatever the program does is a status, never an exception here. Programs of one hash seed may share a server, and with it the
+    seed of `random` and addresses: to see whether a result depends on chance, compare two hash seeds with `agreed`."""
+    return next(trace_many([(program, call)], workers=1, timeout=timeout, hash_seed=hash_seed))
+
+
+def trace_many(jobs, *, workers: int | None = None, timeout: float = 3.0, hash_seed: int = 0):
+    """Yield the Trace of each (program, call) of the iterable `jobs`, in order and in constant memory.
+
+    `workers` is the number of jobs at a time (default: the cores), `timeout` the seconds for each. An exception raised by `jobs`
+    itself goes through; closing the generator ends the programs that are running."""
+    tasks = ({"mode": "trace", "program": program, "call": call, "timeout": timeout} for program, call in jobs)
+    for reports, missing in _run(tasks, workers, hash_seed):
+        yield _trace(reports[0], missing)
+
+
+def check(program: str, *, timeout: float = 3.0) -> Trace:
+    """Run a program of assertions: a Trace whose status is "ok" only if it ran to its end without an exception."""
+    return trace(program, "", timeout=timeout)
+
+
+def trace_inputs(program: str, entry: str, expressions: list[str], *, timeout: float = 3.0) -> list[Trace]:
+    """Call `entry` of our own `program` with untrusted inputs: a list of Traces, one for each expression.
+
+    An expression is the text of an argument list ("1, 'a'", "a=3") or of a call of `entry`; anything but literals is status "input".
+    The program runs afresh for each input, so neither arguments nor globals leak (the state of imported modules does).
+    Inputs share forks; a fork that fails is repeated with each input alone, so `timeout` seconds hold for each."""
+    problems = {text: _problem(entry, text) for text in expressions}
+    found = {text: Trace(Status.INPUT, error=problem) for text, problem in problems.items() if problem}
+    found |= {text: _known[program, entry, text] for text in problems if (program, entry, text) in _known}
+    found |= _call_inputs(program, entry, [text for text in problems if text not in found], INPUTS_PER_FORK, timeout)
+    alone = [text for text, result in found.items() if result.status not in ("ok", "error", "input")]
+    found |= _call_inputs(program, entry, alone, 1, timeout)
+    for text, result in found.items():
+        if result.status in ("ok", "error"):
+            _known[program, entry, text] = result
+    while len(_known) > CACHE_SIZE:
+        del _known[next(iter(_known))]
+    return [dataclasses.replace(found[text], anchors=list(found[text].anchors)) for text in expressions]
+
+
+_known = {}     # (program, entry, expression) -> Trace
+
+
+def _call_inputs(program, entry, texts, size, timeout):
+    groups = [texts[i:i + size] for i in range(0, len(texts), size)]
+    tasks = ({"mode": "inputs", "program": program, "call": entry, "inputs": group, "timeout": timeout} for group in groups)
+    found = {}
+    for group, (reports, missing) in zip(groups, _run(tasks, None, 0)):
+        reports = reports if len(reports) == len(group) else reports[:1] * len(group)
+        found.update(zip(group, (_trace(report, missing) for report in reports)))
+    return found
+
+
+def trace_lines(program: str, call: str, *, watch=(), timeout: float = 3.0, hash_seed: int = 0) -> LineTrace:
+    """The lines of `program` executed while `call` is evaluated (with "": while the program itself runs): a LineTrace.
+
+    Each event is one visit of a line, with the locals after it and the expressions of the list `watch` ("self.x") wherever they
+    evaluate. So a line's next lines are the events after its own, and none of its events means that it was not executed."""
+    task = {"mode": "lines", "program": program, "call": call, "watch": list(watch), "timeout": timeout}
+    reports, _ = next(_run([task], 1, hash_seed))
+    result = _trace(reports[0], ())
+    try:
+        events = [(int(line), {name: (text, kind) for name, (text, kind) in values.items()}) for line, values in reports[0]["events"]]
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        events = []     # there are none where it did not run, or its report is malformed
+    return LineTrace(result.status, events, result.value, result.error)
+
+
+def agreed(first: Trace, second: Trace) -> Trace:
+    """The first of two Traces of one job under different hash seeds; "nondeterministic" if they differ or show addresses."""
+    texts = [first.value, first.stdout, first.error, *(text for _, _, text in first.anchors)]
+    if first == second and not any(" at 0x" in text for text in texts):
+        return first
+    return dataclasses.replace(first, status=Status.NONDETERMINISTIC)
+
+
+def require_isolation():
+    """Raise RuntimeError where this machine does not give every layer of isolation."""
+    missing = trace("", "").missing
+    if missing:
+        raise RuntimeError("the sandbox lacks " + ", ".join(missing))
+
+
+def _trace(report, missing):
+    """A Trace of what a child reported, which may be anything."""
+    try:
+        anchors = [(int(site), str(name), str(text)) for site, name, text in report.get("anchors", ())]
+        texts = [str(report.get(key, "")) for key in ("value", "stdout", "error")]
+        return Trace(Status(report["status"]), anchors, *texts, missing)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return Trace(Status.KILLED, error="malformed report", missing=missing)
+
+
+# ---- input expressions: parsed by the caller, sent as data -------------------------------------------------------------
+
+
+def _problem(entry, text):
+    """Why `text` is no input for `entry`, or ""."""
+    try:
+        _arguments(entry, text)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as problem:
+        return _describe(problem)
+    return ""
+
+
+def _arguments(entry, text):
+    """The values (positional, keyword) of an argument list or of a call of `entry`."""
+    if len(text) > INPUT_LIMIT:
+        raise ValueError(f"longer than {INPUT_LIMIT} characters")
+    for source in (text.strip(), f"{entry}({text}\n)"):
+        try:
+            call = ast.parse(source, mode="eval").body
+        except SyntaxError:
+            continue
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == entry:
+            keyword = {k.arg or _literal(k): _literal(k.value) for k in call.keywords}
+            if len(keyword) < len(call.keywords):
+                raise ValueError("keyword argument repeated")
+            return [_literal(a) for a in call.args], keyword
+    raise ValueError(f"neither an argument list nor a call of {entry}")
+
+
+def _literal(node):
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError("not a literal") from None     # the original message shows an address
+
+
+# ---- the caller's side: servers and their jobs -------------------------------------------------------------------------
+
+_idle = collections.defaultdict(list)       # (hash seed, with numpy, layers) -> servers
+_told = set()                               # missing layers already spoken of
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)     # a fork of the caller must not talk to its parent's servers
+
+
+@atexit.register
+def _close_idle():
+    for servers in _idle.values():
+        while servers:
+            servers.pop().close()
+
+
+class _Server:
+    """A fresh interpreter that forks once per job."""
+
+    def __init__(self, key):
+        import subprocess    # here, because the server, which runs this file too, must stay small: a fork costs by its size
+        import tempfile
+        self.key, self.missing = key, None
+        hash_seed, numpy, layers = key
+        self.directory = tempfile.mkdtemp(prefix="sandbox-")
+        options = {"numpy": numpy, "layers": layers, "packages": [path for path in sys.path if path.endswith("site-packages")]}
+        environment = {"PYTHONHASHSEED": str(hash_seed), "LC_ALL": "C.UTF-8", "TZ": "UTC", "OPENBLAS_NUM_THREADS": "1",
+                       "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]      # -I and -E would ignore PYTHONHASHSEED
+        self.process = subprocess.Popen([sys.executable, *flags, os.path.abspath(__file__), "--serve", json.dumps(options)],
+                                        env=environment, cwd=self.directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        start_new_session=True)
+
+    def send(self, job):
+        """Give it a job: (number, task, times tried before)."""
+        self.job, self.deadline = job, time.monotonic() + job[1]["timeout"] + GRACE
+        data = json.dumps(job[1]).encode()
+        with contextlib.suppress(BrokenPipeError):      # it died: the coming read tells
+            self.process.stdin.write(struct.pack("!I", len(data)) + data)
+            self.process.stdin.flush()
+
+    def receive(self):
+        """(how the job went, the reports), or None when it was the server's greeting. Raises EOFError if the server died."""
+        if time.monotonic() > self.deadline:
+            raise EOFError("the worker is stuck")
+        data = self._read(struct.unpack("!I", self._read(4))[0])
+        head, _, body = data.partition(b"\n")
+        if self.missing is None:
+            self.missing = tuple(json.loads(head)["missing"])
+            for layer in set(self.missing) - _told:
+                print("sandbox: this machine does not give", layer, file=sys.stderr)
+            _told.update(self.missing)
+            return None
+        try:
+            reports = json.loads(body)
+        except (ValueError, RecursionError):
+            reports = None
+        return json.loads(head), reports if isinstance(reports, list) and reports else [None]
+
+    def _read(self, size):
+        data = self.process.stdout.read(size)
+        if len(data) < size:
+            raise EOFError("the worker died")
+        return data
+
+    def close(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            os.rmdir(self.directory)
+        except OSError:     # a program left files, perhaps nested too deep for shutil
+            import subprocess
+            subprocess.run(["rm", "-rf", self.directory], stderr=subprocess.DEVNULL)
+
+
+def _run(tasks, workers, hash_seed):
+    """Yield (reports, missing layers) for each task, in order, on at most `workers` servers at a time."""
+    workers = workers or os.cpu_count() or 1
+    coming = ((number, task, 0) for number, task in enumerate(tasks))
+    again, done, busy, given, taken = [], {}, {}, 0, 0      # jobs to repeat; results by number; servers by descriptor
+    try:
+        while True:
+            while len(busy) < workers:
+                room = taken - given < 64 * workers      # a slow job holds back the results after it
+                job = again.pop() if again else next(coming, None) if room else None
+                if job is None:
+                    break
+                taken = max(taken, job[0] + 1)
+                server = _acquire((hash_seed, "numpy" in job[1]["program"], LAYERS))
+                busy[server.process.stdout.fileno()] = server
+                server.send(job)
+            while given in done:
+                yield done.pop(given)
+                given += 1
+            if not busy:
+                return
+            for fd in _ready(busy):
+                server = busy[fd]
+                try:
+                    reply = server.receive()
+                except EOFError as problem:
+                    reply = {"starved": True, "retire": True}, [{"status": "lost", "error": str(problem)}]
+                if reply is None:
+                    continue
+                (how, reports), (number, task, tries) = reply, server.job
+                if how["starved"] and not tries:
+                    again.append((number, task, 1))
+                else:
+                    done[number] = reports, server.missing or ()
+                _release(busy.pop(fd), how["retire"])
+    finally:
+        for server in busy.values():
+            server.close()
+
+
+def _acquire(key):
+    try:
+        return _idle[key].pop()
+    except IndexError:
+        return _Server(key)
+
+
+def _release(server, retired):
+    if retired or len(_idle[server.key]) >= (os.cpu_count() or 1):
+        server.close()
+    else:
+        _idle[server.key].append(server)
+
+
+def _ready(busy):
+    """Descriptors of the servers that have something to say or are past their deadline."""
+    poll = select.poll()
+    for fd in busy:
+        poll.register(fd, select.POLLIN)
+    patience = min(server.deadline for server in busy.values()) - time.monotonic()
+    ready = poll.poll(max(patience, 0) * 1000 + 1)
+    return [fd for fd, _ in ready] or [fd for fd, server in busy.items() if server.deadline < time.monotonic()]
+
+
+# ---- the server: a fork per job ----------------------------------------------------------------------------------------
+
+
+def _serve(options):
+    jobs, replies = open(os.dup(0), "rb"), open(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDWR)
+    sys.path += options["packages"]
+    for name in PRELOAD + ["numpy"] * options["numpy"]:
+        with contextlib.suppress(ImportError):      # the program that imports it will say so
+            __import__(name)
+    shared = mmap.mmap(-1, REPORT_LIMIT)
+    _limit(CORE=0, NOFILE=64, FSIZE=FILES_LIMIT, AS=_address_space() + MEMORY_LIMIT)
+    missing, seal = _isolate(options["layers"], options["packages"])
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _execute({"mode": "trace", "program": _WARM, "call": "f(1)"}, None, None)    # what a first run makes, every child then shares
+    _spare_streams.append(_new_streams())
+    gc.collect()
+    gc.freeze()     # the collector writes into every object it sees; each page written after a fork is copied
+    _send(replies, {"missing": missing}, b"")
+    while head := jobs.read(4):
+        task = json.loads(jobs.read(struct.unpack("!I", head)[0]))
+        starved, report = _fork(task, shared, seal)
+        retire = _littered()
+        _send(replies, {"starved": starved, "retire": retire}, report)
+        if retire:
+            return
+
+
+_WARM = "import re\ndef f(x):\n    print(x)\n    print(f'x: {x}')\n    return [x, 'a', {2.5: None}]"
+
+
+def _send(stream, head, body):
+    data = json.dumps(head).encode() + b"\n" + body
+    stream.write(struct.pack("!I", len(data)) + data)
+    stream.flush()
+
+
+def _littered():
+    """Has a program left files? Then this server ends, and its directory goes with it."""
+    try:
+        return bool(os.listdir("."))
+    except OSError:
+        return True
+
+
+def _fork(task, shared, seal):
+    """Run one job in a child: (was it starved of CPU, the bytes of its report)."""
+    shared[:4] = bytes(4)
+    child = os.fork()
+    if child == 0:
+        try:
+            if task["mode"] != "nothing":       # the bare fork that make bench measures
+                _child(task, shared, seal)
+        finally:
+            _exit(1)
+    late = []
+
+    def kill(*_):
+        if child == 0:      # we are the child, and the program has set an alarm
+            _exit(1)
+        late.append(True)
+        with contextlib.suppress(ProcessLookupError):       # it has just ended
+            os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, kill)
+    signal.setitimer(signal.ITIMER_REAL, task["timeout"], 0.1)
+    _, code, usage = os.wait4(child, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    _sweep(child)
+    if late:
+        # less than half the time on a CPU, and preempted rather than asleep: worth another try
+        preempted = usage.ru_nivcsw > usage.ru_nvcsw + 20 * task["timeout"]
+        starved = preempted and usage.ru_utime + usage.ru_stime < task["timeout"] / 2
+        return starved, _failure("timeout", f"not done after {task['timeout']:g} s")
+    size, = struct.unpack("!I", shared[:4])
+    if code == 0 and 0 < size <= REPORT_LIMIT - 4:
+        report = shared[4:4 + size]
+        shared[4:4 + size] = bytes(size)    # the next program has no business with it
+        return False, report
+    code = os.waitstatus_to_exitcode(code)
+    return False, _failure("killed", f"left with exit code {code}" if code >= 0 else signal.Signals(-code).name)
+
+
+def _failure(status, error):
+    return json.dumps([{"status": status, "error": error}]).encode()
+
+
+def _sweep(child):
+    """End whatever the child left running. Process 1 of a namespace may mean everybody; otherwise the child's group."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError, PermissionError):
+        if os.getpid() == 1:
+            os.kill(-1, signal.SIGKILL)
+        else:
+            os.killpg(child, signal.SIGKILL)
+        while True:
+            os.wait()
+
+
+# ---- the child: run the program ----------------------------------------------------------------------------------------
+
+_exit, _dumps, _pack, _settrace = os._exit, json.dumps, struct.pack, sys.settrace    # programs rebind such things
+
+
+def _child(task, shared, seal):
+    os.setsid()
+    os.closerange(3, 64)
+    _limit(NPROC=0, CPU=int(task["timeout"]) + 2)
+    if os.getppid() != 1:
+        _die_with_parent()      # process 1 of a namespace takes its children with it anyway
+
+    def report(results):
+        try:
+            data = _dumps(results).encode()
+        except (TypeError, AttributeError, NameError):      # the program broke builtins that json needs
+            vars(builtins).update(__builtins__)
+            data = _dumps(results).encode()
+        if len(data) > REPORT_LIMIT - 4:
+            data = _dumps([_too_much("reported")]).encode()
+        shared[4:4 + len(data)] = data
+        shared[:4] = _pack("!I", len(data))
+        _exit(0)
+
+    seal()
+    report([_execute(task, text, report) for text in task.get("inputs", [None])])
+
+
+def _execute(task, text, report):
+    """The report, a dict, of one run of the program. Ends the process early through `report` when there is too much output."""
+    try:
+        code = _compile(task["program"])
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as problem:
+        return {"status": "syntax", "error": _describe(problem)}
+    anchors, events = _Anchors(report), _Events(report, task.get("watch", ()))
+    stdout, namespace = _new_world(anchors, report)
+    tracer = events.start if task["mode"] == "lines" else None
+    status, value, error = "ok", "", ""
+    try:
+        if not task["call"]:
+            _settrace(tracer)
+        exec(code, namespace)
+        if text is not None:
+            positional, keyword = _arguments(task["call"], text)
+            value = repr(namespace[task["call"]](*positional, **keyword))
+        elif task["call"]:
+            code = compile(task["call"].strip(), "<call>", "eval", dont_inherit=True)
+            _settrace(tracer)
+            value = eval(code, namespace)
+            _settrace(None)
+            value = repr(value)
+    except BaseException as problem:
+        _settrace(None)
+        status, error = _classify(problem), _describe(problem)
+    if status != "ok":
+        value = ""
+    if len(value) > OUTPUT_LIMIT:
+        return _too_much("returned")
+    return {"status": status, "anchors": anchors.found, "value": "".join([value]), "error": error, "stdout": stdout.text(),
+            "events": events.found}
+
+
+def _new_world(anchors, report):
+    """Fresh streams and a fresh __main__ for one run: (what collects stdout, the program's globals)."""
+    out, error, sys.stdin = _spare_streams.pop() if _spare_streams else _new_streams()
+    sys.stdout, sys.stderr = out.writer, error.writer
+    sys.__stdout__, sys.__stderr__, sys.__stdin__ = sys.stdout, sys.stderr, sys.stdin
+    out.report = error.report = report
+    builtins.__anchor__ = anchors.record
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    main.__builtins__ = builtins
+    return out, main.__dict__
+
+
+def _new_streams():
+    return _Stream(), _Stream(), io.TextIOWrapper(io.BytesIO(), "utf-8")
+
+
+_spare_streams = []     # the server keeps one set for its children: making them costs a tenth of a fork
+
+
+class _Stream(io.BytesIO):
+    """Bytes printed, up to the limit."""
+
+    def __init__(self):
+        super().__init__()
+        self.writer = io.TextIOWrapper(self, "utf-8", "backslashreplace", "")
+
+    def write(self, data):
+        if self.tell() + len(data) > OUTPUT_LIMIT:
+            self.report([_too_much("printed")])
+        return super().write(data)
+
+    def close(self):
+        pass    # what was printed is still wanted
+
+    def text(self):
+        with contextlib.suppress(ValueError):       # the program closed or detached it
+            self.writer.flush()
+        return self.getvalue().decode("utf-8", "backslashreplace")
+
+
+class _Anchors:
+    """(site, name, text) of the anchors printed, up to the limit."""
+
+    def __init__(self, report):
+        self.found, self.size, self.report = [], 0, report
+
+    def record(self, site, name, text):
+        self.size += len(text) + 64
+        if self.size > OUTPUT_LIMIT:
+            self.report([_too_much("printed in anchors")])
+        self.found.append((site, name, text))
+
+
+class _Events:
+    """Lines visited, and the locals after each visit, for sys.settrace."""
+
+    def __init__(self, report, watch):
+        self.found, self.size, self.report, self.open = [], 0, report, {}
+        self.watch = [(text, compile(text, "<watch>", "eval")) for text in watch]
+
+    def start(self, frame, event, argument):
+        return self.step if frame.f_code.co_filename == "<program>" else None
+
+    def step(self, frame, event, argument):
+        if frame in self.open:      # the line visited last in this frame is done
+            self.found[self.open.pop(frame)][1].update(self.values(frame))
+        if event == "line":
+            self.open[frame] = len(self.found)
+            self.found.append((frame.f_lineno, {}))
+        return self.step
+
+    def values(self, frame):
+        values = {name: value for name, value in frame.f_locals.items() if not name.startswith("__")}
+        for text, code in self.watch:
+            with contextlib.suppress(Exception):    # not defined here
+                values[text] = eval(code, frame.f_globals, frame.f_locals)
+        texts = {}
+        for name, value in values.items():
+            with contextlib.suppress(Exception):    # half-made objects have no repr yet
+                texts[name] = repr(value), type(value).__name__
+        self.size += 64 + sum(len(name) + len(text) + 16 for name, (text, _) in texts.items())
+        if self.size > OUTPUT_LIMIT:
+            self.report([_too_much("traced")])
+        return texts
+
+
+def _too_much(what):
+    return {"status": "output", "error": f"more is {what} than is recorded"}
+
+
+def _classify(problem):
+    for kind, status in ((MemoryError, "memory"), (ModuleNotFoundError, "missing"), (SystemExit, "exit")):
+        if isinstance(problem, kind):
+            return status
+    return "error"
+
+
+def _describe(problem):
+    """The exception's name and the first line of its message."""
+    try:
+        return f"{type(problem).__name__}: {problem}".partition("\n")[0][:500].removesuffix(": ")
+    except BaseException:
+        return "an exception that cannot be shown"
+
+
+def _compile(program):
+    """The program's code, in which each anchor calls the recorder instead of print."""
+    if "print" not in program:
+        return compile(program, "<program>", "exec", dont_inherit=True)
+    tree = ast.parse(program, "<program>")
+    for node in ast.walk(tree):
+        if name := _anchor(node):
+            value = node.args[0].values[1]
+            node.func.id = "__anchor__"
+            node.args = [ast.Constant(node.lineno), ast.Constant(name), ast.JoinedStr([value])]
+            ast.fix_missing_locations(node)
+    return compile(tree, "<program>", "exec", dont_inherit=True)
+
+
+def _anchor(node):
+    """NAME if the node is the call print(f'NAME: {NAME}'), else None."""
+    match node:
+        case ast.Call(func=ast.Name(id="print"), keywords=[], args=[ast.JoinedStr(values=[
+                ast.Constant(value=label), ast.FormattedValue(value=ast.Name(id=name), conversion=-1, format_spec=None)])]):
+            return name if label == f"{name}: " else None
+
+
+# ---- isolation ---------------------------------------------------------------------------------------------------------
+
+
+def _limit(**limits):
+    for name, value in limits.items():
+        with contextlib.suppress(AttributeError, ValueError, OSError):      # macOS lacks some
+            resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
+
+
+def _address_space():
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * mmap.PAGESIZE
+    except OSError:
+        return 0
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLONE = {"NS": 0x20000, "IPC": 0x8000000, "USER": 0x10000000, "PID": 0x20000000, "NET": 0x40000000}
+_MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
+
+
+def _libc(name, *arguments):
+    """A call into the C library. Raises OSError where it fails, or where there is no such function."""
+    if sys.platform != "linux":
+        raise OSError(f"no {name} here")
+    arguments = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    result = getattr(_LIBC, name)(*arguments)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
+
+
+def _isolate(layers, packages):
+    """Take away from this process, and so from its children, what programs must not have.
+
+    Returns the layers missing, each with its reason, and a function for each child to call last."""
+    missing, state = [], types.SimpleNamespace(readable=_readable(packages), viewed=False, seal=lambda: None)
+    for name, layer in _LAYERS.items():
+        try:
+            if name not in layers:
+                raise OSError("switched off")
+            _libc("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            layer(state)
+        except OSError as problem:
+            missing.append(f"{name} ({problem.strerror or problem})")
+    if os.getpid() == 1:
+        _die_with_parent()      # the launcher; changing user had cleared it
+    return missing, state.seal
+
+
+def _die_with_parent():
+    if sys.platform == "linux":
+        _libc("prctl", _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def _readable(packages):
+    """Directories that Python needs to read; none inside another."""
+    wanted = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", os.path.join(sys.base_prefix, "lib"),
+              os.path.dirname(os.__file__), *packages]
+    wanted = sorted({os.path.abspath(path) for path in wanted if os.path.isdir(path)})
+    return [path for path in wanted if not any(path.startswith(other + "/") for other in wanted)]
+
+
+def _namespaces(state):
+    """New PID, network, IPC and mount namespaces, through a user namespace if we are not root. Goes on as process 1."""
+    uid, gid = os.getuid(), os.getgid()
+    _libc("unshare", _CLONE["NS"] | _CLONE["IPC"] | _CLONE["PID"] | _CLONE["NET"] | (_CLONE["USER"] if uid else 0))
+    server = os.fork()
+    if server:
+        os.closerange(0, 2)
+        os.closerange(3, 64)
+        os.waitpid(server, 0)
+        _exit(0)
+    if uid:
+        for name, text in ("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1"):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+
+
+def _files(state):
+    """A root directory that holds only what Python reads, and an empty directory in memory."""
+    if os.getpid() != 1:
+        raise OSError("needs namespaces")
+    root = os.getcwd()
+    _libc("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+    _libc("mount", b"none", root.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"size=1m")
+    for path in state.readable:
+        os.makedirs(root + path)
+        _libc("mount", path.encode(), (root + path).encode(), None, _MS_BIND | _MS_REC, None)
+    own = root + root       # the own directory keeps its name
+    os.makedirs(own)
+    read_only = struct.pack("4Q", 1 | _MS_NOSUID | _MS_NODEV, 0, 0, 0)      # struct mount_attr
+    _libc("syscall", 442, -100, root.encode(), 0x8000, read_only, len(read_only))   # mount_setattr, for all below root
+    _libc("mount", b"none", own.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=700,nr_inodes=1000,size=%d" % FILES_LIMIT)
+    os.chdir(root)
+    _libc("pivot_root", b".", b".")
+    _libc("umount2", b".", 2)       # 2: detach; the old root is gone
+    os.chdir(root)
+    state.viewed = True
+
+
+def _privileges(state):
+    """Give up all capabilities, for good; if root, become a user that owns nothing else."""
+    readable = state.viewed or all(_open_to_all(path) for path in state.readable)
+    if os.getuid() == 0 and readable:
+        _change_user()
+    _libc("capset", struct.pack("2I", 0x20080522, 0), bytes(24))
+    _libc("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if os.getuid() == 0:
+        raise OSError("still root without its capabilities: another user could not read Python's libraries")
+
+
+def _change_user():
+    for user in (1_000_000_000 + os.getppid(), 65534):      # a container may map 65536 users only
+        try:
+            os.chown(".", user, user)
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            return os.setresuid(user, user, user)
+        except OSError as problem:
+            reason = problem
+    raise reason
+
+
+def _open_to_all(path):
+    while path != "/":
+        if os.stat(path).st_mode & 5 != 5:
+            return False
+        path = os.path.dirname(path)
+    return True
+
+
+def _landlock(state):
+    """Read Python's libraries, write the own directory; no TCP, no abstract sockets, no signals outside."""
+    version = _libc("syscall", 444, None, 0, 1)
+    rights = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
+    network, scope = 3 if version >= 4 else 0, 3 if version >= 6 else 0
+    attributes = struct.pack("3Q", rights, network, scope)[:8 if version < 4 else 16 if version < 6 else 24]
+    rules = _libc("syscall", 444, attributes, len(attributes), 0)
+    for path, allowed in [(path, 0b1100) for path in state.readable] + [(".", rights)]:     # 0b1100: read files, list directories
+        fd = os.open(path, os.O_PATH)
+        _libc("syscall", 445, rules, 1, struct.pack("=Qi", allowed, fd), 0)
+        os.close(fd)
+    _libc("syscall", 446, rules, 0)
+    os.close(rules)
+
+
+_ALLOWED = """
+    access alarm arch_prctl brk chdir chmod clock_getres clock_gettime clock_nanosleep close close_range dup dup2 dup3 epoll_create1
+    epoll_ctl epoll_pwait epoll_wait eventfd2 exit exit_group faccessat faccessat2 fchdir fchmod fchmodat fcntl fdatasync flock fstat
+    fstatfs fsync ftruncate futex getcwd getdents64 getegid geteuid getgid getgroups getitimer getpgid getpgrp getpid getppid getrandom
+    getrlimit getrusage getsid gettid gettimeofday getuid ioctl lseek lstat madvise mincore mkdir mkdirat mmap mprotect mremap munmap
+    nanosleep newfstatat open openat pipe pipe2 poll ppoll pread64 pselect6 pwrite64 read readlink readlinkat readv rename renameat
+    renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend rt_sigtimedwait
+    sched_getaffinity sched_yield select set_robust_list set_tid_address setitimer sigaltstack stat statfs statx sysinfo time times
+    truncate umask uname unlink unlinkat utimensat wait4 waitid write writev
+""".split()
+
+
+def _seccomp(state):
+    """An allow-list of system calls; the rest fails with EPERM. Made once, put on by each child: the server must fork and kill."""
+    try:
+        library = ctypes.CDLL("libseccomp.so.2")
+    except OSError:
+        raise OSError("no libseccomp.so.2") from None
+    library.seccomp_init.restype = ctypes.c_void_p
+    rules = ctypes.c_void_p(library.seccomp_init(0x50000 | 1))      # SCMP_ACT_ERRNO(EPERM)
+    for name in _ALLOWED:
+        number = library.seccomp_syscall_resolve_name(name.encode())
+        if number >= 0:         # this architecture has it
+            library.seccomp_rule_add_array(rules, 0x7fff0000, number, 0, None)     # SCMP_ACT_ALLOW
+    # a process may change its own limits only
+    own = struct.pack("=IIQQ", 0, 4, 0, 0)      # struct scmp_arg_cmp: argument 0 equals 0
+    library.seccomp_rule_add_array(rules, 0x7fff0000, library.seccomp_syscall_resolve_name(b"prlimit64"), 1, own)
+    library.seccomp_attr_set(rules, 8, 2)       # SCMP_FLTATR_CTL_OPTIMIZE: a binary tree
+    reader, writer = os.pipe()
+    if library.seccomp_export_bpf(rules, writer):
+        raise OSError("libseccomp made no filter")
+    os.close(writer)
+    code = os.read(reader, 1 << 16)
+    os.close(reader)
+    code = ctypes.create_string_buffer(code, len(code))
+    program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(code)))      # struct sock_fprog
+    prctl, mode = _LIBC.prctl, ctypes.c_long(2)      # SECCOMP_MODE_FILTER
+
+    def seal():
+        if prctl(_PR_SET_SECCOMP, mode, program, code) != 0:     # (the kernel reads `code` through `program`)
+            raise OSError("the filter was refused")
+
+    state.seal = seal
+
+
+_LAYERS = {"namespaces": _namespaces, "files": _files, "privileges": _privileges, "landlock": _landlock, "seccomp": _seccomp}
+
+
+# ---- the command line --------------------------------------------------------------------------------------------------
+
+
+def _show(result):
+    for site, name, text in result.anchors:
+        print(f"line {site:<4} {name}: {text}")
+    if result.stdout:
+        print("--- printed\n" + result.stdout.rstrip("\n"))
+    print("---", result.status, result.error)
+    if result.status == "ok":
+        print(result.value)
+
+
+_TRIALS = {    # what a program may try -> its code; each must raise OSError, or find what is expected
+    "reads the caller's files": "open({file!r}).read()",
+    "writes outside its directory": "open({file!r} + '2', 'w')",
+    "starts a process": "import os\nif os.fork() == 0: os._exit(0)",
+    "signals the caller": "import os\nos.kill({pid}, 0)",
+    "opens a socket": "import socket\nsocket.socket().bind(('127.0.0.1', 0))",
+    "takes memory": "'x' * (1 << 40)",
+}
+
+
+def _self_test():
+    """Print the layers this machine gives and try what they are for; the number of attempts that succeeded."""
+    import tempfile
+    missing = trace("", "").missing
+    for layer in ("limits",) + LAYERS:
+        print(f"{layer:12}", next((m.partition(" ")[2] for m in missing if m.startswith(layer)), "yes"))
+    with tempfile.NamedTemporaryFile() as secret:
+        tried = {name: check(code.format(file=secret.name, pid=os.getpid())) for name, code in _TRIALS.items()}
+    for name, result in tried.items():
+        print(f"a program that {name:30}", "NOT STOPPED" if result.status == "ok" else f"stopped: {result.error}")
+    start = time.monotonic()
+    count = sum(result.status == "ok" for result in trace_many([("def f(x):\n    return x + 1", "f(1)")] * 500))
+    print(f"{count} of 500 programs in {time.monotonic() - start:.1f} s")
+    return sum(result.status == "ok" for result in tried.values()) + (count < 500)
+
+
+def main():
+    import argparse
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("program", nargs="?", help="file with the program")
+    parser.add_argument("call", nargs="?", default="", help="expression to evaluate in it, such as 'f(3)'")
+    parser.add_argument("--timeout", type=float, default=3.0, help="seconds")
+    parser.add_argument("--require-isolation", action="store_true", help="refuse to run where a layer of isolation is missing")
+    parser.add_argument("--self-test", action="store_true", help="print which layers this machine gives, and try them")
+    args = parser.parse_args()
+    if args.require_isolation:
+        require_isolation()
+    if args.self_test:
+        sys.exit(_self_test())
+    with open(args.program, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        program = file.read()
+    _show(agreed(*(trace(program, args.call, timeout=args.timeout, hash_seed=seed) for seed in (0, 1))))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        _serve(json.loads(sys.argv[2]))
+    else:
+        main()

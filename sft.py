@@ -1,0 +1,107 @@
+"""Supervised warm start: learn to write traces before being rewarded for them.
+
+The loss is the mean negative log-likelihood of the response tokens, end token included; prompt tokens carry none. One
+normaliser a step, the number of response tokens of the whole batch, so that the gradient does not depend on how the
+batch is cut into micro-batches.
+
+    python sft.py                                              # the toy: runs/toy/model -> runs/sft/model
+    python sft.py --model Qwen/Qwen2.5-Coder-0.5B-Instruct --data data.jsonl --out runs/qwen-sft --optimizer adamw --lr 1e-5
+
+The paper states no hyperparameter of this stage; the defaults are the toy's.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import policy
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Supervised fine-tuning on the responses of examples.")
+    parser.add_argument("--model", default="runs/toy/model", help="checkpoint folder or Hugging Face id to start from")
+    parser.add_argument("--data", type=Path, default=Path("runs/toy/sft_examples.jsonl"), help="JSONL from augment.py")
+    parser.add_argument("--out", type=Path, default=Path("runs/sft"), help="folder for model, settings and metrics")
+    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--batch", type=int, default=16, help="examples per optimizer step")
+    parser.add_argument("--lr", type=float, default=1e-2, help="peak learning rate: short warm-up, then linear to zero")
+    parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon", help="muon to train from scratch, adamw to fine-tune")
+    parser.add_argument("--token-budget", type=int, default=2048, help="tokens per micro-batch, padding counted")
+    parser.add_argument("--max-length", type=int, default=4096, help="longer examples are dropped and counted")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def encode_examples(path: Path, rows: list[dict], tokenizer, max_length: int) -> tuple[list[list[int]], list[list[int]]]:
+    """(prompts, responses) as token ids; examples over max_length are dropped, counted and reported."""
+    pairs = [(policy.encode_prompt(tokenizer, row["prompt"]), policy.encode_response(tokenizer, row["response"])) for row in rows]
+    kept = [pair for pair in pairs if len(pair[0]) + len(pair[1]) <= max_length]
+    if len(kept) < len(pairs):
+        print(f"{path}: dropped {len(pairs) - len(kept)} of {len(pairs)} examples, longer than {max_length} tokens", file=sys.stderr)
+    if not kept:
+        sys.exit(f"error: {path}: no example is left to train on")
+    return [prompt for prompt, _ in kept], [response for _, response in kept]
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Warm-up over 50 steps, then linear to zero."""
+    return peak * min((step + 1) / 50, 1 - step / steps)
+
+
+def make_optimizer(model, name: str, lr: float) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights, or Muon for the matrices between embedding and head and AdamW for the rest.
+
+    Muon (torch.optim) learns the toy from scratch in about two thirds of AdamW's steps; fine-tuning keeps to AdamW.
+    """
+    matrices = [weight for key, weight in model.named_parameters() if name == "muon" and weight.ndim == 2 and ".layers." in key]
+    others = [weight for weight in model.parameters() if all(weight is not matrix for matrix in matrices)]
+    muon = [torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")] if matrices else []
+    return muon + [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.01)]
+
+
+def train_step(model, optimizers, prompts, responses, token_budget: int) -> dict[str, float]:
+    """One step on a batch of token ids: mean loss per response token, and gradient norm."""
+    model.train()
+    total = sum(map(len, responses))  # the one normaliser of the whole batch
+    loss = torch.zeros((), device=model.device)
+    for rows in policy.micro_batches([len(p) + len(r) for p, r in zip(prompts, responses)], token_budget):
+        logprobs, _ = policy.token_logprobs(model, [prompts[i] for i in rows], [responses[i] for i in rows])
+        part = -logprobs.sum() / total
+        part.backward()
+        loss += part.detach()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"loss": loss.item(), "grad_norm": norm.item()}
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    from tqdm import tqdm
+
+    rows = policy.read_jsonl(args.data, ("prompt", "response"))
+    model, tokenizer = policy.load(args.model)
+    prompts, responses = encode_examples(args.data, rows, tokenizer, args.max_length)
+    steps = max(1, round(args.epochs * len(prompts) / args.batch))
+    optimizers = make_optimizer(model, args.optimizer, args.lr)
+    run = policy.Run(args)
+    bar = tqdm(range(steps), desc="sft")
+    for step in bar:
+        start = time.time()
+        for optimizer in optimizers:
+            for settings in optimizer.param_groups:
+                settings["lr"] = learning_rate(step, steps, args.lr)
+        rows = policy.batch_indices(step, args.batch, len(prompts), args.seed)
+        record = {"step": step, "lr": learning_rate(step, steps, args.lr)}
+        record |= train_step(model, optimizers, [prompts[i] for i in rows], [responses[i] for i in rows], args.token_budget)
+        run.log(record | {"timing": {"step_s": time.time() - start}})
+        bar.set_postfix_str(f"loss {record['loss']:.3f}")
+    policy.save(model, tokenizer, args.out / "model")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,568 @@
+"""augment.py: the anchors, what is kept and dropped, prompts, responses and reasoning, and the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import augment
+import rewards
+import sandbox
+
+DATA = Path(os.environ.get("STEPCODE_DATA", "")) / "cruxeval.jsonl"
+
+
+def text(code: str) -> str:
+    return dedent(code).strip("\n")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where anchors go: P on the left of the arrow, P' on the right
+
+
+LAYOUT = {
+    "assignments and a return": ("""
+        def f(a, b):
+            c = a + b  # a comment stays
+            return c
+        """, """
+        def f(a, b):
+            c = a + b  # a comment stays
+            print(f'c: {c}')
+            return_val = c
+            print(f'return_val: {return_val}')
+            return c
+        """),
+    "a returned expression gets a name": ("""
+        def f(a):
+            return (a +
+                    1)  # why
+        """, """
+        def f(a):
+            return_val = (a +
+                    1)  # why
+            print(f'return_val: {return_val}')
+            return return_val
+        """),
+    "nothing in a loop but a return; after it what it changed and what is certainly bound": ("""
+        def f(xs):
+            s = 0
+            for x in xs:
+                s += x
+                last = x
+                if s > 9:
+                    return s
+            else:
+                s -= 1
+            return s, xs
+        """, """
+        def f(xs):
+            s = 0
+            print(f's: {s}')
+            for x in xs:
+                s += x
+                last = x
+                if s > 9:
+                    return_val = s
+                    print(f'return_val: {return_val}')
+                    return s
+            else:
+                s -= 1
+            print(f's: {s}')
+            return_val = s, xs
+            print(f'return_val: {return_val}')
+            return return_val
+        """),
+    "statements that share a line, laid out anew only where an anchor needs it": ("""
+        def f(a):
+            import math; import re
+            b = 1; c = 2;  # both
+            if a: return b
+            elif b: pass
+            else: c = 3; a = c  # two
+            while c: c -= 1; b += 1
+            return None
+        """, """
+        def f(a):
+            import math; import re
+            b = 1
+            print(f'b: {b}')
+            c = 2;  # both
+            print(f'c: {c}')
+            if a:
+                return_val = b
+                print(f'return_val: {return_val}')
+                return b
+            elif b: pass
+            else:
+                c = 3
+                print(f'c: {c}')
+                a = c  # two
+                print(f'a: {a}')
+            while c: c -= 1; b += 1
+            print(f'c: {c}')
+            print(f'b: {b}')
+            return_val = None
+            print(f'return_val: {return_val}')
+            return return_val
+        """),
+    "line continuations": ("""
+        def f(a):
+            b = a + \\
+                1
+            if b: \\
+                c = 1; \\
+                d = 2
+            a = b \\
+
+            return \\
+                b
+        """, """
+        def f(a):
+            b = a + \\
+                1
+            print(f'b: {b}')
+            if b:
+                c = 1
+                print(f'c: {c}')
+                d = 2
+                print(f'd: {d}')
+            a = b \\
+
+            print(f'a: {a}')
+            return_val = b
+            print(f'return_val: {return_val}')
+            return \\
+                b
+        """),
+    "a walrus in a header is shown where it is known; so is what a case captures": ("""
+        def f(xs):
+            if (n := len(xs)) > 2:
+                pass
+            else:
+                pass
+            if (m := n): pass
+            elif n: pass
+            match xs:
+                case [first, *_]: return first
+            return
+        """, """
+        def f(xs):
+            if (n := len(xs)) > 2:
+                print(f'n: {n}')
+                pass
+            else:
+                print(f'n: {n}')
+                pass
+            if (m := n):
+                print(f'm: {m}')
+                pass
+            elif n: pass
+            match xs:
+                case [first, *_]:
+                    print(f'first: {first}')
+                    return_val = first
+                    print(f'return_val: {return_val}')
+                    return first
+            return
+        """),
+    "a body on the line of its def": ("def f(a): a += 1; return a", """
+        def f(a):
+            a += 1
+            print(f'a: {a}')
+            return_val = a
+            print(f'return_val: {return_val}')
+            return a
+        """),
+    "only the last function, and not what is nested in it": ("""
+        def g(x):
+            y = x
+            return y
+        def f(x):
+            def inner(z):
+                w = z
+                return w
+            class C:
+                v = 1
+            t = lambda u: u
+            return inner(x)
+        """, """
+        def g(x):
+            y = x
+            return y
+        def f(x):
+            def inner(z):
+                w = z
+                return w
+            class C:
+                v = 1
+            t = lambda u: u
+            print(f't: {t}')
+            return_val = inner(x)
+            print(f'return_val: {return_val}')
+            return return_val
+        """),
+}
+
+
+@pytest.mark.parametrize("title", LAYOUT)
+def test_layout(title):
+    before, after = LAYOUT[title]
+    assert augment.instrument(text(before)) == text(after)
+
+
+@pytest.mark.parametrize("newline, indent", [("\r\n", "    "), ("\r", "  "), ("\n", "\t")])
+def test_newlines_and_indentation_are_the_programs_own(newline, indent):
+    code = "def f(a):\n\tif a: return 'ä'\n\ta = '''x\n\ty'''; b = 'é' + a\n\treturn b\n"
+    expected = ("def f(a):\n\tif a:\n\t\treturn_val = 'ä'\n\t\tprint(f'return_val: {return_val}')\n\t\treturn return_val\n"
+                "\ta = '''x\n\ty'''\n\tprint(f'a: {a}')\n\tb = 'é' + a\n\tprint(f'b: {b}')\n"
+                "\treturn_val = b\n\tprint(f'return_val: {return_val}')\n\treturn b\n")
+    own = [part.replace("\t", indent).replace("\n", newline) for part in (code, expected)]
+    assert augment.instrument(own[0]) == own[1]
+
+
+UNCHANGED = {
+    "no function": "x = 1\n",
+    "nothing to show": "def f():\n    '''doc'''\n    pass\n",
+    "generator": "def f(n):\n    x = n\n    yield x\n",
+    "coroutine": "async def f(n):\n    x = n\n    return x\n",
+    "lambda": "f = lambda x: x + 1\n",
+    "another print": "def f(print):\n    x = 1\n    return x\n",
+    "bare return": "def f():\n    return\n",
+    "annotation without a value": "def f():\n    x: int\n",
+}
+
+
+@pytest.mark.parametrize("title", UNCHANGED)
+def test_unchanged(title):
+    assert augment.instrument(UNCHANGED[title]) == UNCHANGED[title]
+
+
+# What the run prints, by hand: (body of f, call, anchors). `r` stands for return_val.
+RUNS = {
+    "tuple, starred and chained targets": (
+        "(a, [b, *c]), d = e = (1, (2, 3, 4)), 5", "f()", "a=1 b=2 c=[3, 4] d=5 e=((1, (2, 3, 4)), 5)"),
+    "augmented, annotated and unpacked": ("a: int = 2\na *= 3\n_, b = a, a", "f()", "a=2 a=6 b=6"),
+    "items and attributes show the base name": (
+        "d['k'] = [1]\nd['k'][0] = 2\nd['k'] += [3]\ndel d['k'][0]", "f({})", "d={'k': [1]} d={'k': [2]} d={'k': [2, 3]} d={'k': [3]}"),
+    "changes in place": ("d.append(3)\nd.sort()\nx = d.pop()\nd[0:1] = []", "f([2, 1])", "d=[2, 1, 3] d=[1, 2, 3] x=3 d=[1, 2] d=[2]"),
+    "a call that changes nothing": ("d.count(3)\nprint(d)", "f([2])", ""),
+    "walrus": ("x = (y := 3) + 1\nd and (z := 1)", "f(0)", "x=4 y=3"),
+    "walrus in a comprehension": ("x = [(y := i) for i in d]", "f([])", "x=[]"),
+    "try, else and finally": (
+        "try:\n    x = 1\n    x = 1 / d\nexcept ZeroDivisionError as e:\n    x = 2\nelse:\n    x = 3\nfinally:\n    y = 4\nreturn x", "f(0)",
+        "x=1 x=2 y=4 r=2"),
+    "return in try, changed by finally": ("try:\n    return d\nfinally:\n    d = 5", "f(1)", "r=1 d=5"),
+    "with": ("import contextlib\nwith contextlib.nullcontext(3) as n:\n    x = n\nreturn x", "f()", "x=3 r=3"),
+    "match": ("match d:\n    case {'k': v, **rest}:\n        x = v\n    case _: x = 0\nreturn x", "f({'k': 1, 'l': 2})", "rest={'l': 2} v=1 x=1 r=1"),
+    "global": ("global g\ng = d\ng += 1", "f(1)", "g=1 g=2"),
+    "a deleted name": ("x = 1\ndel x\nfor i in d:\n    x = i", "f([])", "x=1"),
+    "the name of a handler is deleted": ("e = 1\ntry:\n    1 / 0\nexcept ZeroDivisionError as e:\n    pass\nfor i in d:\n    e = i", "f([])", "e=1"),
+    "bound in one branch only": ("if d:\n    x = 1\nfor i in []:\n    x = i", "f(0)", ""),
+    "bound in both branches": ("if d:\n    x = 1\nelse:\n    x = 2\nfor i in []:\n    x = i", "f(0)", "x=2 x=2"),
+    "bound in a try and in its handler": ("try:\n    x = 1\nexcept ValueError:\n    x = 2\nfor i in []:\n    x = i", "f()", "x=1 x=1"),
+    "bound in a try only": ("try:\n    x = 1\nexcept ValueError:\n    pass\nfor i in []:\n    x = i", "f()", "x=1"),
+    "bound or gone": ("if d:\n    x = 1\nelse:\n    return 0\nfor i in [7]:\n    x = i", "f(1)", "x=1 x=7"),
+    "a loop that runs zero times": ("for i in d:\n    x = i\nwhile d:\n    d.pop()", "f([])", "d=[]"),
+    "loops in loops": ("n = 0\nfor i in d:\n    m = 0\n    for j in d:\n        n += j\n        m += 1", "f([1, 2])", "n=0 n=6"),
+    "return out of nested loops": ("for i in d:\n    while True: return i", "f([4])", "r=4"),
+    "a return that falls through": ("x = 1", "f()", "x=1"),
+    "nested function": ("def g(a):\n    b = a\n    return b\nx = g(2)\nreturn x", "f()", "x=2 r=2"),
+    "nonlocal": ("x = 1\ndef g():\n    nonlocal x\n    x = 2\ng()\nreturn x", "f()", "x=1 r=2"),
+    "comprehension names are not the function's": ("x = [i for i in d]\nreturn {k: v for k, v in enumerate(x)}", "f([5])", "x=[5] r={0: 5}"),
+    "names of comprehensions and annotations in a loop": ("i = 0\nfor x in d:\n    [i for i in x]\n    i: int", "f([[1]])", "i=0"),
+    "a docstring and a decorator inside": ("'''doc'''\nimport functools\n@functools.cache\ndef g():\n    return 1\nreturn g()", "f()", "r=1"),
+    "return_val as a variable": ("return_val = d\nreturn_val += 1\nif d: return d\nreturn return_val", "f(0)", "r=0 r=1 r=1"),
+    "return_val seen from a closure": ("return_val = [d]\ng = (lambda: return_val)()\nreturn g[0] + 1", "f(3)", "r=[3] g=[3]"),
+    "return_val seen from finally": ("return_val = 1\ntry:\n    return d\nfinally:\n    d = return_val", "f(3)", "r=1 d=1"),
+    "return_val is global": ("return return_val + d", "f(1)", ""),
+    "an address": ("x = object()\nreturn 1", "f()", None),
+}
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """title -> (trace of P, trace of P')."""
+    jobs = []
+    for body, call, _ in RUNS.values():
+        body = body.replace("\n", "\n    ")
+        code = f"return_val = 4\ndef f(d=None):\n    {body}\n" if "is global" in body or "return_val + d" in body else f"def f(d=None):\n    {body}\n"
+        jobs += [(code, call), (augment.instrument(code), call)]
+    traces = list(sandbox.trace_many(jobs))
+    return dict(zip(RUNS, zip(traces[::2], traces[1::2])))
+
+
+@pytest.mark.parametrize("title", RUNS)
+def test_run(runs, title):
+    original, anchored = runs[title]
+    assert (anchored.status, anchored.error) == ("ok", "")
+    assert (original.value, original.stdout) == (anchored.value, anchored.stdout)
+    if RUNS[title][2] is not None:
+        assert " ".join(f"{'r' if name == 'return_val' else name}={value}" for _, name, value in anchored.anchors) == RUNS[title][2]
+
+
+def test_a_local_name_is_not_the_modules():
+    """g of the function is unbound when the loop runs zero times; CACHE is the module's and changes in place."""
+    code = "g = 1\nCACHE = {}\ndef f(xs):\n    for x in xs:\n        g = x\n    CACHE[1] = 2\n    return 3"
+    trace = sandbox.trace(augment.instrument(code), "f([])")
+    assert [(name, value) for _, name, value in trace.anchors] == [("CACHE", "{1: 2}"), ("return_val", "3")]
+
+
+@pytest.mark.skipif(not DATA.is_file(), reason="STEPCODE_DATA names no folder with cruxeval.jsonl")
+def test_cruxeval():
+    """A hundred real programs: no result changes, every response earns all its rewards, in both tasks. (All 800 keep 796.)"""
+    rows = [json.loads(line) for line in DATA.open()][::8]
+    report = augment.Report()
+    examples = list(augment.build(rows, task="both", report=report))
+    assert report.programs == 100 and report.dropped["the anchors change the result"] == 0
+    assert report.kept["output"] + report.dropped["another text under another hash seed"] == 100
+    steps, masks, finals = rewards.score_many([example["response"] for example in examples], examples)
+    assert all(map(all, steps)) and all(map(all, masks)) and all(finals)
+    outputs = {row["id"]: row["output"] for row in rows}
+    assert all(rewards.same_literal(example["output"], outputs[example["id"].rpartition("-")[0]]) for example in examples)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Examples
+
+
+def make(code, call, **options):
+    """(examples, report) of one program."""
+    report = augment.Report()
+    return list(augment.build([{"id": "p", "code": text(code), "call": call}], report=report, **options)), report
+
+
+SUM = """
+    def f(a, b):
+        c = a + b
+        return c
+    """
+
+
+def test_an_example_of_output_prediction():
+    [example], _ = make(SUM, "f(3, 4)", prompt="bare")
+    anchored = augment.instrument(text(SUM))
+    assert example == {
+        "id": "p", "code": text(SUM), "instrumented": anchored, "call": "f(3, 4)", "anchors": [["c", "7"], ["return_val", "7"]], "output": "7",
+        "task": "output", "prompt": anchored + "\nassert f(3, 4) == ??",
+        "response": "<reasoning>c = 3 + 4</reasoning><print>c: 7</print><reasoning>return_val = 7</reasoning><print>return_val: 7</print>"
+                    "<reasoning>return_val</reasoning><answer>7</answer>"}
+
+
+def test_an_example_of_input_prediction():
+    [example], _ = make(SUM, "f(3, 4)", prompt="bare", task="input")
+    assert example["prompt"] == augment.instrument(text(SUM)) + "\nassert f(??) == 7"
+    assert example["response"] == (
+        "<reasoning>return_val = 7 = c</reasoning><input>3, 4</input><reasoning>c = 3 + 4</reasoning><print>c: 7</print>"
+        "<reasoning>return_val = 7</reasoning><print>return_val: 7</print><reasoning>input</reasoning><answer>3, 4</answer>")
+
+
+def test_the_instruct_prompt_explains_and_ends_as_the_bare_one():
+    for task in ("output", "input"):
+        bare, instruct = (make(SUM, "f(3, 4)", task=task, prompt=style)[0][0]["prompt"] for style in ("bare", "instruct"))
+        assert instruct.endswith("\n\n" + bare) and "<print>NAME: value</print>" in instruct and "<answer>" in instruct
+        assert ("<input>" in instruct) == (task == "input")
+
+
+def test_a_run_that_returns_nothing_says_so():
+    [example] = make("def f(a):\n    b = a", "f(3)", task="input")[0]
+    assert example["response"].startswith("<reasoning>return_val = None</reasoning><input>3</input>")
+    [example] = make("def f(a):\n    b = a", "f(3)")[0]
+    assert example["response"].endswith("<reasoning>return_val = None</reasoning><answer>None</answer>")
+
+
+def test_both_tasks_have_ids_of_their_own():
+    examples, report = make(SUM, "f(3, 4)", task="both")
+    assert [example["id"] for example in examples] == ["p-output", "p-input"] and report.kept == {"output": 1, "input": 1}
+
+
+REASONING = {
+    "a branch not taken, then one taken": (
+        "if a > 5:\n    b = 1\nelif a:\n    b = a\nreturn b", "f(3)", ["if 3 > 5; if 3; b = 3", "return_val = 3"]),
+    "a branch passed by": ("b = 1\nif a > 5:\n    b = 2\nreturn b + a", "f(3)", ["b = 1", "if 3 > 5; return_val = 1 + 3"]),
+    "a branch left": ("if a:\n    b = 1\n    pass\nreturn b", "f(3)", ["if 3; b = 1", "return_val = 1"]),
+    "a docstring and an import": ("'what it does'\nimport math\nb = a", "f(3)", ["b = 3"]),
+    "augmented": ("a += 4\na //= 2", "f(3)", ["a = 3 + 4", "a = 7 // 2"]),
+    "changed in place": ("a.append(1)\na[0] = 5", "f([2])", ["[2].append(1)", "[2, 1][0] = 5"]),
+    "a loop": ("s = 0\nfor x in a:\n    if x > 1:\n        s += x\nreturn s", "f([1, 2])",
+               ["s = 0", "for x in [1, 2]: if x > 1: s += x; s = 0", "return_val = 2"]),
+    "a return out of a loop": ("for x in a:\n    y = x\n    if x: return y * 2\nreturn 0", "f([1, 2])",
+                               ["for x in [1, 2]: y = x; if x: return y * 2; return_val = y * 2"]),
+    "two names at once": ("b, c = a, a", "f(3)", ["b, c = (3, 3)", "b, c = (3, 3)"]),
+    "text that looks like a number": ("b = a + '1'\nreturn b + b", "f('3')", ["b = '3' + '1'", "return_val = '31' + '31'"]),
+    "aliases": ("b = a\nb.append(1)\nreturn a", "f([])", ["b = []", "[].append(1)", "return_val = [1]"]),
+    "names of comprehensions": ("return [a for a in a]", "f([1])", ["return_val = [a for a in a]"]),
+    "no literal": ("b = range(a)\nreturn sum(b)", "f(3)", ["b = range(3)", "return_val = sum(b)"]),
+    "too long": ("b = a + a\nreturn len(b)", f"f('{'x' * 150}')", ["b = a + a", "return_val = len(b)"]),
+    "defaults are states too": ("return a + k", "f(1)", ["return_val = 1 + 2"]),
+    "recursion": ("return a and f(a - 1)", "f(1)", ["return_val = a and f(a - 1)"] * 2),
+    "try": ("try:\n    b = int(a)\nexcept ValueError:\n    b = -1\nreturn b", "f('x')", ["b = int('x'); b = -1", "return_val = -1"]),
+    "a change that no anchor shows": ("if a:\n    b = 1\nfor i in [4]:\n    b = i + 5\nreturn b", "f(3)",
+                                      ["if 3; b = 1", "for i in [4]: b = i + 5; return_val = b"]),
+    "a value that no anchor showed": ("for x in a: pass\nb = 1\nreturn x", "f([2])", ["for x in [2]: pass; b = 1", "return_val = x"]),
+    "another value of the same name": ("import contextlib\nwith contextlib.nullcontext(5) as a:\n    b = a", "f(3)",
+                                       ["with contextlib.nullcontext(5) as a; b = a"]),
+    "match and with": ("import contextlib as c\nwith c.nullcontext():\n    match a:\n        case 3: b = 1\n        case _: b = 2", "f(3)",
+                       ["with c.nullcontext(); match 3; b = 1"]),
+}
+
+
+@pytest.mark.parametrize("title", REASONING)
+def test_reasoning(title):
+    body, call, expected = REASONING[title]
+    [example], _ = make("def f(a, k=2):\n    " + body.replace("\n", "\n    "), call)
+    assert [part.partition("</reasoning>")[0] for part in example["response"].split("<reasoning>")[1:-1]] == expected
+
+
+def test_a_value_that_ends_in_a_newline_survives_reading():
+    [example], _ = make("def f(a):\n    b = a + '\\n'\n    return b", r"f('x')")
+    assert example["anchors"][0] == ["b", "x\n"]
+    assert rewards.parse(example["response"]).blocks[0].text == "b: x\n"
+    assert rewards.score(example["response"], example) == ([1.0, 1.0], [True, True], 1.0)
+
+
+def test_arguments_that_are_no_literals_are_written_as_literals_or_dropped():
+    [example], _ = make("def f(d, k=1):\n    return len(d) + k", "f(dict(a=1))", task="input")
+    assert example["response"].endswith("<answer>{'a': 1}, 1</answer>")
+    examples, report = make("def f(g):\n    return g(1)", "f(lambda x: x)", task="both")
+    assert [example["task"] for example in examples] == ["output"]
+    assert report.dropped == {"the arguments are no literals (input prediction)": 1}
+
+
+DROPS = {
+    "syntax error": ("def f(:", "f()"),
+    "nested too deeply": ("def f():\n    return " + "+".join(["1"] * 5000), "f()"),
+    "the call is not of a function that the program defines": ("def f():\n    return 1", "g()"),
+    "the program does not run: error": ("def f():\n    x = 1\n    return 1 / 0", "f()"),
+    "the anchors change the result": ("import inspect\ndef f():\n    x = 1\n    return len(inspect.currentframe().f_code.co_names)", "f()"),
+    "an anchor inside a loop": ("def f(xs):\n    for x in xs:\n        print(f'x: {x}')\n    return 1", "f([1])"),
+    "no anchor is printed": ("def f(a):\n    if a: return 1", "f(0)"),
+    "more than 3 anchors": ("def f():\n    a = 1\n    b = 2\n    c = 3\n    return c", "f()"),
+    "another text under another hash seed": ("def f():\n    a = {'ab', 'cd', 'ef', 'gh'}\n    return 1", "f()"),
+    "an address in the text": ("def f():\n    a = print\n    b = object.__new__(type('T', (), {'__repr__': lambda s: 'T at 0x1'}))\n    return 1", "f()"),
+    "the result is no literal": ("def f():\n    return range(3)", "f()"),
+    "a text contains a tag of the format": ("def f():\n    return '</print>'", "f()"),
+    "a text that UTF-8 cannot hold": ("def f():\n    a = '\\ud800'\n    return 1", "f()"),
+}
+
+
+def test_drops_are_counted_by_reason():
+    report = augment.Report()
+    rows = [{"id": reason, "code": code, "call": call} for reason, (code, call) in DROPS.items()]
+    good = {"id": "good", "code": text(SUM), "call": "f(1, 2)"}
+    kept = list(augment.build([*rows[:5], good, *rows[5:], good], max_anchors=3, report=report))
+    assert [example["id"] for example in kept] == ["good", "good"]
+    assert {reason: ids for reason, ids in report.examples.items()} == {reason: [reason] for reason in DROPS}
+    assert (report.programs, sum(report.dropped.values()), report.kept["output"]) == (len(DROPS) + 2, len(DROPS), 2)
+
+
+def test_what_a_program_prints_must_not_change_either():
+    examples, report = make("import inspect\ndef f():\n    x = 1\n    print(inspect.currentframe().f_lineno)\n    return 1", "f()")
+    assert not examples and report.dropped == {"the anchors change the result": 1}
+
+
+def test_build_reads_no_further_than_it_must():
+    """Memory stays constant: of an endless stream only a bounded number is in flight."""
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield {"id": str(len(taken)), "code": text(SUM), "input": f"{len(taken)}, 0"}
+
+    stream = augment.build(endless())
+    assert [next(stream)["output"] for _ in range(3)] == ["1", "2", "3"]
+    assert len(taken) < 500
+    stream.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def command(monkeypatch, capsys, *arguments):
+    """(exit code, stdout, stderr) of main()."""
+    monkeypatch.setattr(sys, "argv", ["augment.py", *map(str, arguments)])
+    try:
+        augment.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def programs(tmp_path):
+    path = tmp_path / "programs.jsonl"
+    path.write_text(json.dumps({"id": "one", "code": text(SUM), "call": "f(3, 4)"}) + "\n\n" +
+                    json.dumps({"code": text(SUM), "input": "'a', 'b'"}) + "\n" + json.dumps({"id": "bad", "code": "def", "input": ""}))
+    return path
+
+
+def test_file_to_file(monkeypatch, capsys, tmp_path, programs):
+    out = tmp_path / "new" / "data.jsonl"
+    code, printed, _ = command(monkeypatch, capsys, "--programs", programs, "--out", out)
+    assert code == 0 and "3 programs, 2 examples of output prediction" in printed and "1  syntax error  (bad)" in printed
+    examples = [json.loads(line) for line in out.open()]
+    assert [(example["id"], example["output"]) for example in examples] == [("one", "7"), ("programs_3", "'ab'")]
+    card = json.loads(out.with_suffix(".card.json").read_text())
+    assert card["programs"] == 3 and card["kept"] == {"output": 2} and card["dropped"] == {"syntax error": 1}
+    assert card["dropped_examples"] == {"syntax error": ["bad"]} and card["anchors"] == {"mean": 2, "median": 2, "range": [2, 2]}
+    assert card["settings"]["seed"] == 1 and sorted(path.name for path in out.parent.iterdir()) == ["data.card.json", "data.jsonl"]
+
+
+def test_limit_and_show(monkeypatch, capsys, tmp_path, programs):
+    out = tmp_path / "data.jsonl"
+    assert command(monkeypatch, capsys, "--programs", programs, "--out", out, "--limit", 1)[0] == 0
+    code, printed, _ = command(monkeypatch, capsys, "--show", 5, out)
+    assert code == 0 and printed.count("===") == 1
+    assert "    print(f'c: {c}')                     # '7'\n" in printed and "<answer>7</answer>" in printed
+
+
+BAD = {
+    "no such file": (None, [], "missing.jsonl: no such file"),
+    "no JSON": ('{"code": "def f(): return 1", "call": "f()"}\n{"code"', [], "line 2: not JSON"),
+    "no code": ('{"input": "1"}', [], "line 1: a program needs the text field `code`"),
+    "a list": ("[1]", [], "line 1: a program needs the text field `code`"),
+    "no call": ('\n{"code": "x"}', [], "line 2: a program needs one of the text fields `call` and `input`"),
+    "empty": ("\n", [], "holds no programs"),
+    "all dropped": ('{"code": "def", "call": "f()"}', [], "every program was dropped"),
+    "unknown task": ("", ["--task", "both?"], "--task"),
+    "no number": ("", ["--max-anchors", "0"], "--max-anchors"),
+    "unknown flag": ("", ["--teacher-of-doom"], "--teacher-of-doom"),
+}
+
+
+@pytest.mark.parametrize("title", BAD)
+def test_bad_input_is_one_clear_line(monkeypatch, capsys, tmp_path, title):
+    content, flags, message = BAD[title]
+    path, out = tmp_path / "missing.jsonl", tmp_path / "data.jsonl"
+    out.write_text("old")
+    if content is not None:
+        path.write_text(content)
+    code, _, errors = command(monkeypatch, capsys, "--programs", path, "--out", out, *flags)
+    assert code == 2 and message in errors.splitlines()[-1] and "Traceback" not in errors
+    assert out.read_text() == "old" and not list(tmp_path.glob(".*"))
+
+
+def test_out_must_be_a_file(monkeypatch, capsys, tmp_path, programs):
+    code, _, errors = command(monkeypatch, capsys, "--programs", programs, "--out", tmp_path)
+    assert code == 2 and f"--out {tmp_path}" in errors
+
+
+def test_show_of_another_file(monkeypatch, capsys, programs):
+    code, _, errors = command(monkeypatch, capsys, "--show", 1, programs)
+    assert code == 2 and "line 1: not an example" in errors
+
+
+def test_help_comes_before_heavy_imports():
+    script = Path(augment.__file__)
+    done = subprocess.run([sys.executable, "-X", "importtime", script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--max-anchors" in done.stdout
+    assert not any(f" {name}\n" in done.stderr for name in ("torch", "transformers", "datasets"))

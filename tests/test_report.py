@@ -1,0 +1,203 @@
+"""tools/report.py on small files in the formats of sft.py, bigrpo.py and evaluate.py."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import bigrpo
+import evaluate
+import policy
+import rewards
+from tools import report
+
+ROOT = Path(__file__).resolve().parent.parent
+HOSTILE = "</script><b onclick=x>\"'&amp;</div><img src=http://x/y>\u202e\x00\ud800"
+
+
+def response(steps: list[str], answer: str) -> str:
+    return "".join(f"<reasoning>r</reasoning><print>{step}</print>\n" for step in steps) + f"<reasoning>r</reasoning><answer>{answer}</answer>"
+
+
+def group(name: str, texts: list[str], anchors=(("a", "1"), ("b", "2"), ("return_val", "3")), task="output") -> list[bigrpo.Rollout]:
+    """One scored group with credit, sampled by a tokenizer whose tokens are three characters long; the last is the end token."""
+    example = {"id": name, "prompt": f"def f():\n    pass\nassert f() == ??  # {HOSTILE}", "anchors": [list(pair) for pair in anchors],
+               "output": "3", "task": task, "instrumented": "def f(n):\n    print(f'n: {n}')\n    return 3", "call": "f(0)"}
+    starts = [[*range(0, len(text), 3), len(text)] for text in texts]
+    rollouts = [bigrpo.Rollout(example, [1], policy.Sample([1] * len(at), [0.0] * len(at), True), text, at) for text, at in zip(texts, starts)]
+    bigrpo.score([rollouts])
+    bigrpo.assign_credit(rollouts, bigrpo.build_parser().parse_args([]))
+    return rollouts
+
+
+RIGHT, LUCKY = response(["a: 1", "b: 2", "return_val: 3"], "3"), response(["a: 1", "b: 9", "return_val: 3"], "3")
+WRONG, SHORT = response(["a: 1", "b: 2", f"return_val: {HOSTILE}"], "4"), "<reasoning>r</reasoning><answer>" + HOSTILE
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder with an SFT run, an RL run and two results."""
+    for name, rows in {"sft": [{"step": s, "lr": 1.0, "loss": 5 / (s + 1)} for s in range(60)],
+                       "rl": [{"step": s, "final_reward": .5, "step_reward": .6, "entropy": .1, "equal_groups": .2, "equal_columns": .3}
+                              for s in range(21)]}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mixed = [RIGHT, LUCKY, WRONG, SHORT]
+    for step in (0, 10, 20):
+        bigrpo.dump(tmp_path / "rl" / "rollouts.jsonl", step, [group("dull", [RIGHT] * 4), group(f"mixed-{step}", mixed), group("poor", [SHORT] * 4)])
+    for name, wrong in {"before": {"value": None, "interval": [None, None]}, "rl": {"value": 12.34, "interval": [10.0, 15.0]}}.items():
+        metric = {"value": 93.12, "interval": [91.04, 95.2]}
+        summary = {"final": metric, "step": metric, "gap": {"value": -1.26, "interval": [-2.0, 0.5]}, "wrong_trace": wrong}
+        settings = {"model": "runs/m", "data": "test.jsonl", "temperature": "0.0"}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"settings": settings, "n": 500, "summary": summary, "response_tokens": 88.4}))
+    return tmp_path
+
+
+def launch(folder: Path, *more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "tools" / "report.py", "--sft", "sft", "--rl", "rl", "--out", "out", *more]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+class Page(HTMLParser):
+    """All tags of the page, and for each response its tokens as (text, advantage in the title)."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.responses, self.title, self.in_mark = [], [], None, False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        if attributes.get("class") == "response":
+            self.responses.append([])
+        if tag == "i" and "title" in attributes:
+            self.title = attributes["title"]
+            self.responses[-1].append(["", float(self.title.rpartition(" ")[2])])
+        self.in_mark = attributes.get("class") == "mark"
+
+    def handle_endtag(self, tag):
+        self.in_mark = False
+        if tag == "i":
+            self.title = None
+
+    def handle_data(self, data):
+        if self.title and not self.in_mark:
+            self.responses[-1][-1][0] += data
+
+
+def test_writes_three_files_and_prints_the_table(run):
+    done = launch(run, "--results", "before.json", "rl.json", "--labels", "before SFT", "after | RL")
+    assert done.returncode == 0, done.stderr
+    text = (run / "out" / "report.md").read_text()
+    assert text in done.stdout
+    rows = [[cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == ["", "final accuracy", "step accuracy", "gap", "right answer, wrong trace", "n", "temperature", "response tokens"]
+    assert rows[2] == ["before SFT", "93.1 [91.0, 95.2]", "93.1 [91.0, 95.2]", "-1.3 [-2.0, 0.5]", "none", "500", "0.0", "88.4"]
+    assert rows[3][0] == "after / RL" and rows[3][4] == "12.3 [10.0, 15.0]"
+    assert report.METRICS == evaluate.METRICS
+    assert (run / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "out" / "credit.html").is_file()
+
+
+def test_every_token_is_shown_with_its_advantage(run):
+    page = Page(report.credit_page(report.read_groups(run / "rl"), 1))
+    rows = [json.loads(line) for line in (run / "rl" / "rollouts.jsonl").read_text().splitlines()]
+    expected = [row for step in (20, 0) for row in rows if row["id"] == f"mixed-{step}"]
+    assert len(page.responses) == len(expected) == 8
+    for tokens, row in zip(page.responses, expected):
+        plain = row["response"].translate(report.CONTROL)
+        assert "".join(text for text, _ in tokens) == plain
+        assert [text for text, _ in tokens] == [plain[at:at + 3] for at in row["starts"]]
+        assert [advantage for _, advantage in tokens] == pytest.approx(row["token_advantage"], abs=0.0051)
+        assert tokens[-1][0] == ""  # the end token
+
+
+def test_a_wrong_step_under_a_right_answer_is_coloured_the_other_way():
+    # r = [1,1,1] three times and [1,0,1], all answers right: A_final = 0; column 2 has mean 3/4, std sqrt(3)/4, so A = -sqrt(3) at
+    # the wrong step; its neighbours keep lam * A_intra > 0 (0.3 * 1.5 before it, 0.3 after it)
+    row = row_of(group("g", [RIGHT, RIGHT, RIGHT, LUCKY])[3])
+    page = report.response_html(row, 2.0)
+    assert [part.split('"')[0] for part in page.split('<span class="')[1:] if not part.startswith("mark")] == ["plus", "minus", "plus", "minus"]
+    assert [part.split('"')[0] for part in page.split('data-a="')[1:]] == ["+0.45", "-1.73", "+0.30", "+0.00"]
+
+
+def row_of(rollout: bigrpo.Rollout, **changes) -> dict:
+    return {"id": "g", "rollout": 0, "prompt": "p", "response": rollout.text, "starts": rollout.starts, "ended": True, "mask": rollout.mask,
+            "token_advantage": rollout.advantage.tolist(), "true": rollout.example["anchors"], "final_reward": rollout.final,
+            "predicted": [block.text for block in rewards.parse(rollout.text).blocks], "step_rewards": rollout.step_rewards,
+            "step_advantage": rollout.step_advantage, "final_advantage": rollout.final_advantage} | changes
+
+
+def test_a_character_of_several_tokens_and_a_cut_response():
+    row = row_of(group("g", [RIGHT, WRONG])[0], response="ab\u20ac", starts=[0, 2, 2, 2], token_advantage=[1.0] * 4, ended=False)
+    page = report.response_html(row, 1.0)
+    assert page.count("<i ") == 4 and page.count("&middot;") == 2 and "\u20ac" in page and "end token" not in page
+    assert "cut at the length limit" in report.heading(row)
+
+
+def test_missing_and_masked_anchors_are_named():
+    short, masked = (row_of(group("g", [SHORT, RIGHT])[0], mask=mask) for mask in ([True] * 3, [True, True, False]))
+    assert report.table_row(short).count("missing") == 4  # three anchors and the answer, whose tag is never closed
+    assert report.table_row(masked).count("has no such anchor") == 1
+
+
+def test_hostile_text_cannot_break_the_page(run):
+    assert launch(run).returncode == 0
+    text = (run / "out" / "credit.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not {"script", "img", "link", "iframe"} & set(page.tags) and "onclick=x>" not in text
+    assert page.tags.count("b") == report.INTRO.count("<b>")
+    assert "url(" not in text and "@import" not in text and not {"\u202e", "\x00"} & set(text)
+    assert "&#x21B5;</span>\n    pass" in text  # a newline of the prompt, visible
+
+
+def test_choice_takes_first_and_last_step_and_the_telling_group_first(run):
+    dumped = report.read_groups(run / "rl")
+    assert [[len(group) for group in groups] for groups in dumped] == [[4, 4, 4], [4, 4, 4]]
+    assert [groups[0][0]["step"] for groups in dumped] == [0, 20]
+    assert [group[0]["id"] for group in sorted(dumped[1], key=report.interest)] == ["mixed-20", "dull", "poor"]
+    assert report.credit_page(dumped, 6) == report.credit_page(report.read_groups(run / "rl"), 6)
+
+
+def test_a_part_without_its_file_is_left_out(run):
+    (run / "sft" / "metrics.jsonl").unlink()
+    (run / "rl" / "rollouts.jsonl").unlink()
+    done = launch(run)
+    assert done.returncode == 0 and "credit.html left out" in done.stderr
+    assert "credit.html" not in done.stdout and (run / "out" / "curves.png").is_file() and not (run / "out" / "credit.html").exists()
+
+
+@pytest.mark.parametrize("file, text, place", [
+    ("rl/rollouts.jsonl", "{\"step\": 0\n", "rl/rollouts.jsonl:1: not JSON"),
+    ("rl/rollouts.jsonl", "[]\n", "rl/rollouts.jsonl:1: field 'step'"),
+    ("rl/rollouts.jsonl", "LENGTHS", "rl/rollouts.jsonl:2: the lists"),
+    ("rl/metrics.jsonl", "{\"step\": 1}\n", "rl/metrics.jsonl:1: field 'final_reward'"),
+    ("sft/metrics.jsonl", "{\"step\": 1, \"loss\": 2}\n\xff\n", "sft/metrics.jsonl:2: not JSON"),
+    ("sft/metrics.jsonl", "{\"step\": 1, \"loss\": \"x\"}\n", "sft/metrics.jsonl:1: field 'loss'"),
+    ("rl.json", "[" * 100_000, "rl.json: not JSON"),
+    ("rl.json", "{\"n\": 5}", "rl.json: field"),
+    ("rl.json", None, "rl.json: No such file"),
+])
+def test_bad_input_is_one_line_and_exit_code_2(run, monkeypatch, capsys, file, text, place):
+    if text is None:
+        (run / file).unlink()
+    elif text == "LENGTHS":
+        lines = (run / file).read_text().splitlines()
+        (run / file).write_text(lines[0] + "\n" + json.dumps(json.loads(lines[1]) | {"starts": [0]}) + "\n")
+    else:
+        (run / file).write_text(text, encoding="latin-1")
+    monkeypatch.chdir(run)
+    monkeypatch.setattr(sys, "argv", ["report.py", "--sft", "sft", "--rl", "rl", "--results", "rl.json", "--out", "out"])
+    with pytest.raises(SystemExit) as stop:
+        report.main()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and error.startswith(f"error: {place}")
+
+
+def test_help_needs_no_matplotlib():
+    code = "import sys; sys.path.insert(0, 'tools'); import report; report.build_parser(); assert not {'matplotlib', 'torch', 'numpy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

@@ -1,0 +1,647 @@
+"""The sandbox under attack: for each line of "Covered" in sandbox.py's docstring, programs that try it.
+
+After every attack: the right status within the limit plus one second, no process and no file left behind, and an honest
+program still runs. Set STEPCODE_DATA to a folder with cruxeval.jsonl to run the benchmark's programs too."""
+import ast
+import glob
+import itertools
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+
+import pytest
+
+import sandbox
+from sandbox import Status, check, trace, trace_inputs, trace_lines, trace_many
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LINUX = sys.platform == "linux"
+FULL = LINUX and not trace("", "").missing
+needs_isolation = pytest.mark.skipif(not FULL, reason="this machine does not give every layer of isolation")
+HONEST = "def f(x):\n    y = x + 1\n    print(f'y: {y}')\n    return y"
+
+
+def descendants(pid):
+    """Process ids below `pid` (Linux)."""
+    parents = {}
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            child, _, rest = open(path).read().partition(" (")
+        except OSError:
+            continue
+        parents.setdefault(int(rest.rpartition(")")[2].split()[1]), []).append(int(child))
+    found, queue = [], [pid]
+    while queue:
+        children = parents.get(queue.pop(), [])
+        found += children
+        queue += children
+    return found
+
+
+def alive(pid):
+    """Is there such a process, and has it not ended (Linux)?"""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def assert_nothing_left():
+    servers = [server for idle in sandbox._idle.values() for server in idle]
+    if LINUX:
+        for server in servers:      # the launcher, and process 1 of its namespace; nothing else
+            assert len(descendants(server.process.pid)) <= 1
+    directories = glob.glob(os.path.join(tempfile.gettempdir(), "sandbox-*"))
+    mine = {server.directory for server in servers}
+    assert mine <= set(directories) and not any(os.listdir(path) for path in mine)
+
+
+def attack(program, call="", timeout=1.0):
+    """Run it; then check the clock, the processes, the files and an honest program."""
+    start = time.monotonic()
+    result = trace(textwrap.dedent(program), call, timeout=timeout)
+    seconds = time.monotonic() - start
+    if os.getloadavg()[0] < (os.cpu_count() or 1):      # on a busy machine a starved job gets a second chance
+        assert seconds < timeout + 1
+    assert_nothing_left()
+    assert trace(HONEST, "f(1)") == sandbox.Trace(Status.OK, [(3, "y", "2")], "2", missing=result.missing)
+    return result
+
+
+# ---- honest programs ---------------------------------------------------------------------------------------------------
+
+
+def test_trace():
+    result = trace("def f(a, b):\n    c = a + b\n    print(f'c: {c}')\n    print('hi', end='\\r\\n')\n    return [c]", "f(1, b=2)")
+    assert result == sandbox.Trace("ok", [(3, "c", "3")], "[3]", "hi\r\n", "", result.missing)
+    assert result.status == "ok" and str(result.status) == "ok"
+
+
+def test_anchors_are_recognised_exactly():
+    program = r'''
+a, b, d = ' \n ', '', {'k': 1}
+print(f'a: {a}')
+print(f"b: {b}")
+print(f'd: {d}'); print(f'b: {b}')
+for i in range(2):
+    print(f'i: {i}')
+print(f'a:{a}'); print(f'a: {b}'); print(f'a: {a!r}'); print(f'a: {a:>3}'); print(f'a: {a}', end=''); print(f'{a=}'); print('a: ', a)
+print(f'a: {a}', a); print(f'd: {d["k"]}'); print(f' a: {a}')
+'''
+    result = trace(program, "")
+    assert result.anchors == [(3, "a", " \n "), (4, "b", ""), (5, "d", "{'k': 1}"), (5, "b", ""), (7, "i", "0"), (7, "i", "1")]
+    assert result.stdout.count("a") >= 7
+
+
+def test_errors_keep_what_was_printed():
+    result = trace("x = 1\nprint(f'x: {x}')\nprint('p')\ny = 1 / 0", "y")
+    assert (result.status, result.anchors, result.stdout) == ("error", [(2, "x", "1")], "p\n")
+    assert result.error == "ZeroDivisionError: division by zero"
+
+
+def test_check():
+    assert check("assert 1 + 1 == 2").status == "ok"
+    assert check("assert 1 + 1 == 3, 'no'").error == "AssertionError: no"
+
+
+@pytest.mark.parametrize("program, status", [("def f(:", "syntax"), ("import no_such_package", "missing"), ("", "ok"), ("\r\nx = 1\r\n", "ok"),
+                                             ("x = '\0'", "syntax"), ("x = '\ud800'", "syntax"), ("x =\\\n", "syntax"), ("(" * 10_000, "syntax"),
+                                             ("x = " + "-" * 100_000 + "1", "syntax"), ("x = '" + "y" * 2_000_000 + "'", "ok")])
+def test_source_text(program, status):
+    assert attack(program).status == status
+
+
+def test_main_and_dataclasses():
+    program = "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\nok = __name__ == '__main__'"
+    assert trace(program, "(P(1), ok)").value == "(P(x=1), True)"
+
+
+def test_numpy():
+    pytest.importorskip("numpy")
+    assert check("import numpy as np\nassert (np.ones((50, 50)) @ np.ones((50, 50))).sum() == 125000").status == "ok"
+    assert check("import numpy as np\nx = np.ones(1 << 40)").status == "memory"
+
+
+def test_values():
+    assert trace("", "float('nan'), float('inf'), 1e999, '\\ud800', 'a\\x00b'").value == r"(nan, inf, inf, '\ud800', 'a\x00b')"
+    assert trace("x = '\\ud800 \\x00'\nprint(f'x: {x}')", "").anchors == [(2, "x", "\ud800 \0")]
+    assert "4300" in trace("", "10 ** 5000").error
+
+
+# ---- hostile programs --------------------------------------------------------------------------------------------------
+
+SWALLOW = """
+import signal
+for number in range(1, 65):
+    try:
+        signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError):
+        pass
+while True:
+    try:
+        while True:
+            pass
+    except BaseException:
+        pass
+"""
+DAEMON = """
+import os, time
+def f():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            while True:
+                time.sleep(1)
+        os._exit(0)
+    return 1
+"""
+ATTACKS = {
+    "endless loop": ("while True: pass", "timeout"),
+    "endless sleep": ("import time\ntime.sleep(1000)", "timeout"),
+    "endless loop that swallows": (SWALLOW, "timeout"),
+    "endless loop in the source's repr": ("class L:\n  def __repr__(self):\n    while True: pass\nx = L()", "timeout", "x"),
+    "fork bomb": ("import os\nwhile True: os.fork()", "error"),
+    "fork bomb that swallows": ("import os\nwhile True:\n  try: os.fork()\n  except OSError: pass", "timeout"),
+    "daemon": (DAEMON, "error", "f()"),
+    "thread": ("import threading\nthreading.Thread(target=print).start()", "error"),
+    "subprocess": ("import subprocess\nsubprocess.run(['/bin/sh', '-c', 'true'])", "error"),
+    "program": ("import os\nos.execv('/bin/sh', ['sh'])", "error"),
+    "list": ("x = []\nwhile True: x.append([0] * 1_000_000)", "memory"),
+    "string": ("x = 'y' * (1 << 34)", "memory"),
+    "power": ("x = 7 ** (7 ** 12)", "timeout memory"),
+    "memory in pieces": ("import mmap\nx = [mmap.mmap(-1, 1 << 26) for _ in range(100)]", "error memory"),
+    "endless output": ("while True: print('x')", "output"),
+    "endless output that swallows": ("while True:\n  try:\n    while True: print('x')\n  except BaseException: pass", "output"),
+    "endless error output": ("import sys\nwhile True: print('x', file=sys.stderr)", "output"),
+    "endless anchors": ("x = 1\nwhile True: print(f'x: {x}')", "output"),
+    "long line": ("print('x' * 100_000_000)", "output"),
+    "long value": ("", "output", "'x' * 10_000_000"),
+    "long anchor": ("x = 'x' * 10_000_000\nprint(f'x: {x}')", "output"),
+    "long error": ("raise ValueError('x' * 10_000_000)", "error"),
+    "recursion": ("def f(): return f()", "error", "f()"),
+    "recursion without limit": ("import sys\nsys.setrecursionlimit(10 ** 9)\ndef f(): return f() + 1", "memory killed error timeout", "f()"),
+    "sys.exit": ("import sys\nsys.exit(0)", "exit"),
+    "SystemExit": ("raise SystemExit", "exit"),
+    "os._exit": ("import os\nos._exit(0)", "killed"),
+    "KeyboardInterrupt": ("raise KeyboardInterrupt", "error"),
+    "abort": ("import os\nos.abort()", "killed"),
+    "segfault": ("import ctypes\nctypes.string_at(0)", "killed"),
+    "rebound os._exit": ("import os\nos._exit = lambda code: None", "ok"),
+    "recursion limit": ("import sys\nsys.setrecursionlimit(60)", "ok killed error"),
+    "kill the parent": ("import os\nos.kill(os.getppid(), 9)", "error"),
+    "kill everybody": ("import os\nos.kill(-1, 9)", "error"),
+    "stop the parent": ("import os\nos.kill(os.getppid(), 19)", "error"),
+    "limits of the parent": ("import os, resource\nresource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))", "error"),
+    "more limits": ("import resource\nresource.setrlimit(resource.RLIMIT_NPROC, (9, 9))", "error"),
+    "raise __str__": ("class E(Exception):\n  def __str__(self): raise self\nraise E", "error"),
+    "raise no text": ("class E(Exception):\n  __str__ = lambda self: 3\nraise E", "error"),
+    "repr no text": ("class R:\n  __repr__ = lambda self: 3", "error", "R()"),
+    "repr a lying text": ("class S(str):\n  __len__ = lambda s: 1\n  __str__ = lambda s: 3\nclass R:\n  __repr__ = lambda self: S('r')", "ok", "R()"),
+    "big file": ("f = open('x', 'wb')\nwhile True: f.write(bytes(1 << 20))", "error killed"),
+    "many files": ("n = 0\nwhile True:\n  open(str(n), 'w').write('x'); n += 1", "error"),
+    "deep directories": ("import os\nfor _ in range(900):\n  os.mkdir('d'); os.chdir('d')", "ok"),
+    "lock the directory": ("import os\nopen('x', 'w')\nos.chmod('.', 0)", "ok"),
+    "memory file": ("import os\nos.memfd_create('x')", "error"),
+    "trace the parent": ("import ctypes, os\nassert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0", "error"),
+    "standard input": ("input()", "error"),
+    "lying equality": ("class E:\n  __eq__ = lambda *a: True\n  __hash__ = lambda s: 0\n  __repr__ = lambda s: 'E'\nassert E() == 1", "ok", "E()"),
+    "alarm": ("import signal, time\nsignal.alarm(1)\ntime.sleep(5)", "killed timeout"),
+    "an own namespace": ("import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == 0", "error"),
+}
+
+
+@needs_isolation
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack(name):
+    program, statuses, *call = ATTACKS[name]
+    result = attack(program, *call, timeout=1 if "timeout" in statuses else 3)
+    assert result.status in statuses.split(), result
+
+
+def test_keeps_nothing_after_the_end():
+    program = """
+        import atexit, sys
+        class D:
+            def __del__(self): print('late')
+        d = D()
+        atexit.register(print, 'late')
+        sys.excepthook = print
+        def f(): return 1
+    """
+    result = attack(program, "f()")
+    assert (result.status, result.value, result.stdout) == ("ok", "1", "")
+
+
+def test_rebinding():
+    program = """
+        import builtins, json, sys, os
+        x = 5
+        for name in ('repr', 'len', 'isinstance', 'str', 'type', 'exec', 'compile', 'print', 'getattr', 'BaseException'):
+            setattr(builtins, name, None)
+        json.dumps = os._exit = sys.settrace = lambda *a, **k: None
+        sys.stdout = sys.stderr = sys.__stdout__ = None
+        def print(*a): raise SystemExit
+        print(f'x: {x}')
+        def f(): return [x]
+    """
+    result = attack(program, "f()")
+    assert (result.status, result.anchors, result.value) == ("ok", [(9, "x", "5")], "[5]")
+
+
+def test_forged_bytes_on_every_descriptor():
+    program = """
+        import os
+        for fd in range(1024):
+            try: os.write(fd, b'\\x00\\x00\\x00\\x05[1,2]')
+            except OSError: pass
+            try: os.close(fd)
+            except OSError: pass
+    """
+    result = attack(program, "7")
+    assert (result.status, result.value, result.stdout) == ("ok", "7", "")
+
+
+@pytest.mark.parametrize("junk", ["{", "5", "[]", "[5]", "[{}]", "[[]]", '[{"status": "best"}]', '[{"status": "ok", "anchors": 5}]', "[" * 100_000,
+                                  '[{"status": "ok", "anchors": [[1e999, 1, 1]]}]', '{"status": "ok"}', "null", '[{"status": []}]'])
+def test_malformed_reports(junk):
+    program = f"""
+        import os, struct, sys
+        frame = sys._getframe()
+        while 'shared' not in frame.f_locals:
+            frame = frame.f_back
+        junk = {junk!r}.encode()
+        frame.f_locals['shared'][:4 + len(junk)] = struct.pack('!I', len(junk)) + junk
+        os._exit(0)
+    """
+    assert attack(program).status == "killed"
+    assert trace_lines(textwrap.dedent(program), "").status == "killed"
+
+
+def test_streams():
+    program = "import sys\nsys.__stdout__.write('a')\nsys.__stderr__.write('b')\nassert sys.__stdin__.read() == sys.stdin.read() == ''"
+    result = attack(program)
+    assert (result.status, result.stdout) == ("ok", "a")
+
+
+def test_closed_streams():
+    program = "import sys\nprint('a', flush=True)\nsys.stdout.buffer.write(b'\\xff\\r\\n')\nsys.stdout.close()\nsys.stdin.close()"
+    assert attack(program).stdout == "a\n\\xff\r\n"
+
+
+@needs_isolation
+def test_files(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("sesame")
+    os.chmod(secret, 0o666)
+    for act in (f"open({str(secret)!r}).read()", f"os.remove({str(secret)!r})", f"open({str(tmp_path / 'new')!r}, 'w')",
+                f"os.listdir({str(tmp_path)!r})", "open('/etc/passwd')", "open('/tmp/x', 'w')", "open(os.__file__, 'a')", "os.mkdir('/x')",
+                "os.listdir('/proc')", "os.symlink('/', 'x'); os.listdir('x/etc')", "os.chroot('.')", "os.listdir('/root')"):
+        assert attack("import os\n" + act).error.startswith(("PermissionError", "FileNotFoundError", "OSError")), act
+    assert secret.read_text() == "sesame" and not (tmp_path / "new").exists()
+
+
+def test_own_directory():
+    assert attack("open('mine', 'w').write('1')\nassert open('mine').read() == '1'").status == "ok"
+    assert trace("import os", "os.listdir('.')").value == "[]"
+
+
+def test_secrets(monkeypatch, tmp_path):
+    monkeypatch.setenv("API_KEY", "sesame")
+    (tmp_path / "open").write_text("sesame")
+    with open(tmp_path / "open") as file:
+        os.set_inheritable(file.fileno(), True)
+        for servers in sandbox._idle.values():      # so that the worker starts while the secrets are there
+            while servers:
+                servers.pop().close()
+        result = attack("""
+            import gc, os
+            def f():
+                found = [k for k in os.environ if 'API' in k]
+                for fd in range(3, 1024):
+                    try: found.append(os.fstat(fd))
+                    except OSError: pass
+                return found + [o for o in gc.get_objects() if type(o) is dict and 'API_KEY' in o]
+        """, "f()")
+    assert result.value == "[]", result
+
+
+def test_memory_of_the_previous_program():
+    assert trace("x = 'sesame' * 10\nprint(x)", "x").status == "ok"
+    program = """
+        import gc, mmap
+        def f():
+            blocks = [o for o in gc.get_objects() if isinstance(o, tuple)] + gc.get_objects()
+            found = [m for m in _maps()]
+            return [bytes(m[:4096]).count(b'sesa' + b'me') for m in found]
+        def _maps():
+            import sys
+            frame = sys._getframe()
+            while frame:
+                yield from (v for v in frame.f_locals.values() if isinstance(v, mmap.mmap))
+                frame = frame.f_back
+    """
+    assert set(json.loads(trace(textwrap.dedent(program), "f()").value)) <= {0}
+
+
+@needs_isolation
+def test_network(tmp_path):
+    servers = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)]
+    servers[1].bind(str(tmp_path / "s"))
+    servers[1].listen()
+    servers[2].bind(("127.0.0.1", 0))
+    for act in (f"socket.create_connection({servers[0].getsockname()!r})", "socket.create_server(('127.0.0.1', 0))",
+                f"socket.socket(socket.AF_UNIX).connect({str(tmp_path / 's')!r})", "socket.socket(socket.AF_UNIX).connect('\\0abstract')",
+                f"socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', {servers[2].getsockname()!r})", "socket.socketpair()"):
+        assert attack("import socket\n" + act).error.startswith("PermissionError"), act
+    for server in servers:
+        server.close()
+
+
+@needs_isolation
+@pytest.mark.parametrize("layers", [("namespaces", "files", "privileges", "landlock"), ("privileges", "landlock", "seccomp"), ("namespaces",)])
+def test_a_daemon_ends_without_some_layers(layers, monkeypatch):
+    """Either it cannot start (seccomp, or a user of its own with no processes left) or it ends with its program (namespaces)."""
+    monkeypatch.setattr(sandbox, "LAYERS", layers)
+    assert attack(DAEMON, "f()").status in ("ok", "error")
+    assert attack("import os\nos.kill(-1, 19)").status in ("ok", "error")
+
+
+ALONE = {      # layers -> what they must stop without the others' help
+    ("namespaces",): ["import socket\nsocket.create_connection({address!r})", "import os\nos.kill({caller}, 0)"],
+    ("namespaces", "files"): ["open({secret!r})", "open({secret!r} + '2', 'w')", "import os\nopen(os.__file__, 'a')", "open('/etc/passwd')"],
+    ("namespaces", "files", "privileges"): ["import os\nos.fork()", "import os\nos.setuid(0)", "import os\nos.chroot('.')"],
+    ("landlock",): ["open({secret!r})", "open({secret!r} + '2', 'w')", "import os\nopen(os.__file__, 'a')",
+                    "import socket\nsocket.create_connection({address!r})"],
+    (): ["f = open('x', 'wb')\nwhile True: f.write(bytes(1 << 20))", "x = [[0] * 1_000_000 for _ in range(100)]"],
+    ("seccomp",): ["import socket\nsocket.create_connection({address!r})", "import os\nos.kill({caller}, 0)", "import os\nos.fork()"],
+}
+
+
+@needs_isolation
+@pytest.mark.parametrize("layers", ALONE)
+def test_a_layer_alone(layers, monkeypatch, tmp_path):
+    monkeypatch.setattr(sandbox, "LAYERS", layers)
+    os.chmod(tmp_path, 0o777)
+    (tmp_path / "secret").write_text("sesame")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        names = {"secret": str(tmp_path / "secret"), "address": server.getsockname(), "caller": os.getpid()}
+        for act in ALONE[layers]:
+            assert attack(act.format(**names), timeout=3).status in ("error", "memory"), act
+    missing = {layer.split()[0] for layer in trace("", "").missing}
+    assert missing >= set(sandbox._LAYERS) - set(layers)
+
+
+def test_require_isolation(monkeypatch, capfd):
+    monkeypatch.setattr(sandbox, "LAYERS", ())
+    with pytest.raises(RuntimeError, match="namespaces"):
+        sandbox.require_isolation()
+    sandbox._told.clear()
+    sandbox._Server((0, False, ())).close()
+    trace("", "")
+    trace("", "", hash_seed=3)
+    assert capfd.readouterr().err.count("namespaces") <= 1     # said once, not for each worker
+
+
+@pytest.mark.xfail(strict=True, reason="a program shares its process with the code that reports: see Not covered in sandbox.py")
+def test_a_generated_program_cannot_forge_a_pass():
+    program = """
+        import sys
+        frame = sys._getframe()
+        while 'report' not in frame.f_locals:
+            frame = frame.f_back
+        frame.f_locals['report']([{'status': 'ok'}])
+        assert False
+    """
+    assert check(textwrap.dedent(program)).status == "error"
+
+
+# ---- untrusted inputs of a trusted program -----------------------------------------------------------------------------
+
+IDENTITY = "def f(*a, **k): return a, k"
+
+
+def test_inputs():
+    texts = ["1, 'a'", "f(1, 'a')", "", "f()", "a=[1]", "{1: (2, None)}, -1.5, b'x', {2}, 1+2j", "1e999", "'f(1)'", "f(f='(')", "1,", "set()"]
+    values = [trace.value for trace in trace_inputs(IDENTITY, "f", texts)]
+    assert values == ["((1, 'a'), {})", "((1, 'a'), {})", "((), {})", "((), {})", "((), {'a': [1]})",
+                      "(({1: (2, None)}, -1.5, b'x', {2}, (1+2j)), {})", "((inf,), {})", "(('f(1)',), {})", "((), {'f': '('})", "((1,), {})",
+                      "((set(),), {})"]
+
+
+HOSTILE_INPUTS = ["(f := lambda *a: 1)", "f(1) + f(2)", "1) + f(2", "1)(2", "1) if 1 else f(2", "1)\nimport os\nf(2", "__import__('os')", "exit()", "x",
+                  "lambda: 1", "[x for x in (1,)]", "*[1]", "**{'a': 1}", "type('E', (), {'__eq__': lambda *a: True})()", "f(f(1))",
+                  "g(1)", "f.x(1)", "1 == 1", "f'{1}'", "'a' * 10 ** 9", "1" * 5000, "(" * 10_000 + ")" * 10_000, "[" * 150 + "]" * 150 + "[",
+                  "-" * 50_000 + "1", "[" * 5000, "1," * 600_000, "\0", "'\ud800", "'\ud800'", "{[]: 1}", "{{}}", "a=1, a=2", "f(1)\nf(2)", "1 #", "# 1",
+                  "f(1", "f(1))", ")", "...", "a=", "yield", "await x", "not 1", "f(1) #", "1;2", "0777", "'" * 7, "1_"]
+
+
+def test_hostile_inputs():
+    for text, result in zip(HOSTILE_INPUTS, trace_inputs(IDENTITY, "f", HOSTILE_INPUTS)):
+        if text in ("1 #", "# 1", "f(1) #", "..."):
+            assert result.status == "ok", text      # comments and the ellipsis are harmless
+        else:
+            assert result.status == "input" and result.error, text
+            assert " at 0x" not in result.error
+
+
+def test_inputs_do_not_meet():
+    program = "count = 0\ndef f(a, seen=[]):\n    global count\n    count += 1\n    seen.append(a)\n    a.append(1)\n    return count, seen"
+    assert {result.value for result in trace_inputs(program, "f", ["[]", "f([])", "a=[]"] * 20)} == {"(1, [[1]])"}
+
+
+def test_one_bad_input_spoils_only_itself():
+    program = "def f(n):\n    while n == 3: pass\n    if n == 5: import os; os._exit(0)\n    return 'x' * n"
+    results = trace_inputs(program, "f", [str(n) for n in range(8)] + ["10 ** 7", "10000000", "'a'"], timeout=0.5)
+    assert [result.status for result in results] == ["ok"] * 3 + ["timeout", "ok", "killed", "ok", "ok", "input", "output", "error"]
+    assert_nothing_left()
+
+
+def test_inputs_are_remembered_but_not_shared():
+    first, = trace_inputs(HONEST, "f", ["1"])
+    first.anchors.clear()
+    assert trace_inputs(HONEST, "f", ["1"])[0].anchors == [(3, "y", "2")]
+    assert len(sandbox._known) <= sandbox.CACHE_SIZE
+
+
+def test_a_program_that_does_not_run():
+    assert [r.status for r in trace_inputs("def f(:", "f", ["1", "2"])] == ["syntax"] * 2
+    assert [r.status for r in trace_inputs("x = 1", "f", ["1"])] == ["error"]
+    assert trace_inputs(HONEST, "f", []) == []
+
+
+# ---- lines -------------------------------------------------------------------------------------------------------------
+
+
+def test_lines():
+    program = "def g(n):\n    return n * 2\ndef f(n):\n    s = 0\n    for i in range(n):\n        s += g(i)\n    return s"
+    result = trace_lines(program, "f(2)", watch=["s + 1"])
+    assert (result.status, result.value) == ("ok", "2")
+    assert [line for line, _ in result.events] == [4, 5, 6, 2, 5, 6, 2, 5, 7]
+    assert result.events[0][1] == {"n": ("2", "int"), "s": ("0", "int"), "s + 1": ("1", "int")}
+    assert [values["s"] for line, values in result.events if line == 6] == [("0", "int"), ("2", "int")]
+
+
+def test_lines_of_a_program_and_of_errors():
+    result = trace_lines("x = 1\nx = [x]\ny = 1 / 0", "")
+    assert result.status == "error" and [line for line, _ in result.events] == [1, 2, 3]
+    assert result.events[1][1] == {"x": ("[1]", "list")}
+    assert trace_lines("def f():\n    while True: pass", "f()", timeout=0.5).status in ("timeout", "output")
+    assert trace_lines("class A:\n    def __init__(self):\n        self.x = 2\n", "A()", watch=["self.x"]).events[0][1]["self.x"] == ("2", "int")
+
+
+# ---- two runs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["list({'a', 'b', 'c', 'd', 'e', 'f'})", "object()", "random.random()", "time.time()", "hash('a')", "id([])"])
+def test_nondeterministic(call):
+    runs = [trace("import random, time", call, hash_seed=seed) for seed in (0, 1)]
+    assert sandbox.agreed(*runs).status == "nondeterministic"
+
+
+def test_deterministic():
+    runs = [trace(HONEST, "f(1)", hash_seed=seed) for seed in (0, 1)]
+    assert sandbox.agreed(*runs) == runs[0]
+    lucky = trace("", "'<f at 0x7f00>'")        # two servers may by chance give the same address
+    assert sandbox.agreed(lucky, lucky).status == "nondeterministic"
+
+
+# ---- workers -----------------------------------------------------------------------------------------------------------
+
+
+def test_many_in_order_and_lazily():
+    jobs = ((f"import time\ntime.sleep({random.random() / 50})", str(n)) for n in itertools.count())
+    assert [result.value for result in itertools.islice(trace_many(jobs, workers=3), 60)] == [str(n) for n in range(60)]
+    assert_nothing_left()
+    assert list(trace_many([])) == []
+
+
+def test_an_error_of_the_jobs_is_the_callers():
+    with pytest.raises(ZeroDivisionError):
+        list(trace_many((HONEST, f"f({1 / n})") for n in (2, 1, 0)))
+    assert_nothing_left()
+
+
+def test_a_worker_that_dies_is_replaced(monkeypatch):
+    trace("", "")
+    victim, = [s for s in sandbox._idle[0, False, sandbox.LAYERS]][-1:]
+    os.killpg(victim.process.pid, signal.SIGKILL)
+    assert trace(HONEST, "f(1)").value == "2"
+    monkeypatch.setattr(sandbox._Server, "receive", lambda self: (_ for _ in ()).throw(EOFError("the worker died")))
+    assert trace(HONEST, "f(1)").status == "lost"
+    monkeypatch.undo()
+    assert trace(HONEST, "f(1)").value == "2"
+    assert_nothing_left()
+
+
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("layers", [sandbox.LAYERS, ("seccomp",)])
+def test_ending_the_caller_leaves_nothing(number, layers):
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import sandbox
+sandbox.LAYERS = {layers!r}
+list(sandbox.trace_many([('import time; time.sleep(9)', '')] * 4, timeout=3))
+"""
+    caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while len(below := descendants(caller.pid)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    below = descendants(caller.pid)
+    caller.send_signal(number)
+    caller.wait(5)
+    deadline = time.monotonic() + (1 if number == signal.SIGINT else 10)
+    while any(map(alive, below)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert below and not list(filter(alive, below))
+
+
+def test_a_fork_of_the_caller_has_its_own_workers():
+    trace(HONEST, "f(1)")
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if not sandbox._idle and trace(HONEST, "f(1)").value == "2" and not sandbox._close_idle() else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert trace(HONEST, "f(2)").value == "3"
+
+
+# ---- the command line, and the other files -----------------------------------------------------------------------------
+
+
+def command(*arguments):
+    return subprocess.run([sys.executable, str(ROOT / "sandbox.py"), *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+def test_command_line(tmp_path):
+    (tmp_path / "p.py").write_text(HONEST + "\nprint('hello')")
+    shown = command(tmp_path / "p.py", "f(3)")
+    assert shown.returncode == 0 and "y: 4" in shown.stdout and "hello" in shown.stdout and shown.stdout.endswith("ok \n4\n")
+    (tmp_path / "bad.py").write_bytes(b"x = '\xff'")
+    assert "syntax" in command(tmp_path / "bad.py", "x").stdout
+
+
+@needs_isolation
+def test_self_test():
+    shown = command("--require-isolation", "--self-test")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "NOT STOPPED" not in shown.stdout
+
+
+FILES = sorted(set(ROOT.glob("*.py")) - {ROOT / "sandbox.py"}) + sorted(ROOT.glob("tools/*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_nothing_else_executes_foreign_code(path):
+    forbidden = {"pickle", "marshal"} | ({"subprocess"} if path.parent == ROOT else set())
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("eval", "exec", "compile", "__import__"), f"{path.name}:{node.lineno}"
+        if isinstance(node, ast.Import):
+            assert not forbidden & {name.name.partition(".")[0] for name in node.names}, f"{path.name}:{node.lineno}"
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").partition(".")[0] not in forbidden, f"{path.name}:{node.lineno}"
+
+
+# ---- real programs, and endurance --------------------------------------------------------------------------------------
+
+
+def test_cruxeval():
+    path = pathlib.Path(os.environ.get("STEPCODE_DATA", "data"), "cruxeval.jsonl")
+    if not path.exists():
+        pytest.skip("no cruxeval.jsonl in $STEPCODE_DATA")
+    rows = [json.loads(line) for line in path.open()]
+    results = trace_many((row["code"] + f"\nassert {row['output']} == f({row['input']})", "") for row in rows)
+    assert [row["id"] for row, result in zip(rows, results) if result.status != "ok"] == []
+
+
+def resident(pid):
+    """Bytes of memory of a process (Linux)."""
+    return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
+def test_memory_does_not_grow():
+    """100,000 programs, one in a thousand of them hostile: neither the caller nor a worker grows by more than 8 MB."""
+    def sizes():
+        servers = [server.process.pid for idle in sandbox._idle.values() for server in idle]
+        return [resident(pid) for pid in [os.getpid(), *servers, *(p for s in servers for p in descendants(s))]]
+    jobs = lambda count: ((HONEST if n % 1000 else ATTACKS["list"][0], "f(1)") for n in range(count))
+    assert sum(result.value == "2" for result in trace_many(jobs(2000))) == 1998
+    before = max(sizes())
+    assert sum(result.value == "2" for result in trace_many(jobs(100_000))) == 99_900
+    assert max(sizes()) < before + (8 << 20)
+    assert_nothing_left()

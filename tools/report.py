@@ -1,0 +1,319 @@
+"""A run for human eyes: a table of results, learning curves, and a page on which every token shows its credit.
+
+    python tools/report.py --sft runs/sft --rl runs/rl --results runs/eval/sft.json runs/eval/rl.json --out runs/report
+
+report.md    one row per result file of evaluate.py, with 95% intervals (printed too)
+curves.png   from the metrics.jsonl of sft.py and of bigrpo.py
+credit.html  groups of rollouts from bigrpo.py's rollouts.jsonl, at the first and the last dumped step: true and predicted
+             states, rewards and advantages, and each response coloured by the advantage of its tokens
+
+A folder that is not given, or holds no such file yet, leaves its part out and says so. Bad input ends with exit code 2.
+"""
+
+import argparse
+import json
+import sys
+from html import escape
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import rewards  # noqa: E402
+
+NUMBER = int | float
+METRICS = {"final": "final accuracy", "step": "step accuracy", "gap": "gap", "wrong_trace": "right answer, wrong trace"}
+RESULT = {"n": int, "response_tokens": NUMBER, "settings": {"model": str, "data": str, "temperature": str},
+          "summary": {name: {"value": NUMBER | None, "interval": [NUMBER | None, NUMBER | None]} for name in METRICS}}
+SFT = {"step": int, "loss": NUMBER}
+RL = {"step": int} | dict.fromkeys(("final_reward", "step_reward", "entropy", "equal_groups", "equal_columns"), NUMBER)
+ROLLOUT = {"step": int, "id": str | int, "rollout": int, "prompt": str, "response": str, "starts": [int], "token_advantage": [NUMBER],
+           "true": [[str, str]], "predicted": [str], "mask": [int], "step_rewards": [NUMBER], "final_reward": NUMBER,
+           "step_advantage": [NUMBER], "final_advantage": NUMBER, "ended": bool}
+
+
+# ---------------------------------------- Reading
+
+def fail(message: str):
+    """End with one line and exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def fits(value, kind) -> bool:
+    """True if a JSON value is of this kind: a type, [kind of every item], [kind, kind] of two, or {field: kind, ...} and more."""
+    if isinstance(kind, list):
+        return isinstance(value, list) and len(kind) in (1, len(value)) and all(map(fits, value, kind * len(value)))
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(name in value and fits(value[name], kind[name]) for name in kind)
+    return isinstance(value, kind)
+
+
+def parse_json(text: bytes, kind: dict, place: str) -> dict:
+    """The JSON object in text; fails, naming the place, unless it is of this kind."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        fail(f"{place}: not JSON ({error})")
+    for name in kind:
+        if not fits(value, {name: kind[name]}):
+            fail(f"{place}: field {name!r} is missing or not of the expected form")
+    return value
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        fail(f"{path}: {error.strerror}")
+
+
+def read_jsonl(folder: Path | None, name: str, kind: dict):
+    """Yield (place, row) of folder/name; nothing where there is no such file yet."""
+    if folder and not folder.is_dir():
+        fail(f"{folder}: no such folder")
+    if folder and (folder / name).exists():
+        for number, line in enumerate(read(folder / name).splitlines(), 1):
+            place = f"{folder / name}:{number}"
+            yield place, parse_json(line, kind, place)
+
+
+def read_groups(folder: Path | None) -> list[list[list[dict]]]:
+    """The groups of rollouts of the first and of the last dumped step (once if they are one): [[group, ...], ...]."""
+    first, last = [], []
+    for place, row in read_jsonl(folder, "rollouts.jsonl", ROLLOUT):
+        n = len(row["true"])
+        if not (n == len(row["mask"]) == len(row["step_rewards"]) == len(row["step_advantage"])
+                and len(row["starts"]) == len(row["token_advantage"]) and row["starts"] == sorted(row["starts"])
+                and row["starts"][:1] == [0] and row["starts"][-1] <= len(row["response"])):
+            fail(f"{place}: the lists of this rollout do not fit together")
+        if not last or row["step"] != last[0][0]["step"]:
+            first, last = first or last, []
+        if not last or row["rollout"] == 0 or (row["id"], row["true"]) != (last[-1][0]["id"], last[-1][0]["true"]):
+            last.append([])
+        last[-1].append(row)
+    return [groups for groups in (first, last) if groups]
+
+
+# ---------------------------------------- report.md
+
+def percent(metric: dict) -> str:
+    if metric["value"] is None:
+        return "none"
+    return f"{metric['value']:.1f}" + ("" if None in metric["interval"] else " [{:.1f}, {:.1f}]".format(*metric["interval"]))
+
+
+def results_table(paths: list[Path], labels: list[str]) -> str:
+    """A Markdown table with a row per result file, aligned for the terminal, and where each row comes from."""
+    results = [parse_json(read(path), RESULT, str(path)) for path in paths]
+    labels = [label.replace("|", "\\|") for label in labels]
+    rows = [["", *METRICS.values(), "n", "temperature", "response tokens"]]
+    for label, result in zip(labels, results):
+        rows.append([label, *(percent(result["summary"][name]) for name in METRICS), str(result["n"]),
+                     result["settings"]["temperature"], f"{result['response_tokens']:.1f}"])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines += ["", "Percentages with their 95% intervals (bootstrap over the n examples); response tokens is a mean. Gap is final minus step;",
+              "the last percentage is, of the right answers, those with a wrong step in their trace (none: no right answer).", ""]
+    return "\n".join(lines + [f"- {label}: `{path}`, model `{result['settings']['model']}`, data `{result['settings']['data']}`"
+                              for label, path, result in zip(labels, paths, results)])
+
+
+# ---------------------------------------- curves.png
+
+def draw(axes, rows: list[dict], source: str, title: str, unit: str, names: dict[str, str]) -> None:
+    """One panel: every step as a faint line, and over it the mean of the steps around."""
+    import numpy as np
+
+    axes.set_title(title, loc="left", fontweight="bold")
+    if not rows:
+        axes.text(0.5, 0.5, f"left out: {source}", ha="center", va="center", color="0.4", transform=axes.transAxes)
+        return axes.set_axis_off()
+    steps, window = [row["step"] for row in rows], max(1, min(50, len(rows) // 8))
+    for (name, label), colour in zip(names.items(), ("#1f6fd1", "#d9730d")):
+        values = np.array([row[name] for row in rows], float)
+        mean = np.convolve(values, np.ones(window), "same") / np.convolve(np.ones(len(rows)), np.ones(window), "same")
+        axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+        axes.plot(steps, mean, color=colour, linewidth=2, label=label, marker="o" if len(rows) == 1 else None)
+    axes.set(xlabel=f"optimizer step (bold: mean of {window})" if window > 1 else "optimizer step", ylabel=unit)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(names) > 1:
+        axes.set_ylim(-0.02, 1.02)
+        axes.legend(frameon=False)
+
+
+def draw_curves(sft: list[dict], rl: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    no_sft, no_rl = "no metrics of a warm start (--sft)", "no metrics of reinforcement learning (--rl)"
+    draw(panels[0, 0], sft, no_sft, "Warm start: loss", "nats per response token (log scale)", {"loss": "loss"})
+    panels[0, 0].set_yscale("log")
+    panels[0, 0].yaxis.set_major_formatter("{x:g}")
+    draw(panels[0, 1], rl, no_rl, "RL: rewards", "share right", {"final_reward": "final answer", "step_reward": "steps"})
+    draw(panels[1, 0], rl, no_rl, "RL: entropy", "nats per response token", {"entropy": "entropy"})
+    draw(panels[1, 1], rl, no_rl, "RL: no signal, all rewards equal", "share",
+         {"equal_groups": "groups (final answer)", "equal_columns": "columns (one step of a group)"})
+    figure.savefig(path, dpi=130)
+
+
+# ---------------------------------------- credit.html
+
+STYLE = """
+:root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --dim: #59626d; --line: #d5dae0; --panel: #f5f7f9; --plus: 40 120 235; --minus: 235 125 10 }
+@media (prefers-color-scheme: dark) { :root { --back: #15181c; --text: #e9ecef; --dim: #a3adb8; --line: #3a424b; --panel: #1e2328 } }
+body { background: var(--back); color: var(--text); font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
+pre, .state, .response { font-family: ui-monospace, monospace; font-size: .875rem; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; margin: 0 }
+pre { max-height: 30rem } pre, .scroll { overflow: auto } pre { background: var(--panel); padding: .75rem; border-radius: 6px }
+details { border-top: 1px solid var(--line); padding: .6rem 0 } summary { cursor: pointer; font-weight: 600 } h1, h2, h3 { line-height: 1.2 }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem } .dim, small { color: var(--dim); font-weight: 400; font-size: .85rem }
+table { border-collapse: collapse } th, td { border: 1px solid var(--line); padding: .35rem .6rem; text-align: left; vertical-align: top }
+th { background: var(--panel); font-weight: 600 } tbody th, td small { white-space: nowrap } .state { max-width: 18rem; max-height: 9rem; overflow: auto }
+.wrong { box-shadow: inset 4px 0 rgb(var(--minus)) } .wrong .state { text-decoration: underline wavy rgb(var(--minus)) }
+.response { line-height: 2.1; margin: .2rem 0 1rem; border-left: 3px solid var(--line); padding-left: .75rem }
+.badge { border: 1px solid rgb(var(--minus)); border-radius: 4px; padding: 0 .4rem; font-size: .85rem; font-weight: 400 }
+i { font-style: normal; padding: .15rem 0; border-radius: 2px } i:hover { outline: 1px solid var(--text) } .mark { color: var(--dim); font-size: .75rem }
+.plus i { background: rgb(var(--plus) / var(--a)) } .minus i { background: rgb(var(--minus) / var(--a)) }
+[data-a]::after { content: attr(data-a); color: var(--dim); font: .7rem system-ui, sans-serif; vertical-align: sub; margin: 0 .3rem 0 .1rem }
+.legend { position: sticky; top: 0; background: var(--back); padding: .5rem 0; border-bottom: 1px solid var(--line) } .legend i { padding: .15rem .6rem }
+"""
+INTRO = """<p>A <b>group</b> is several rollouts of one prompt. Each predicts the state at every anchor, then the answer; r = 1 if it is what the interpreter found, else 0.<br>
+The <b>advantage</b> of a token is how hard training makes it likelier (blue) or less likely (orange): A_final of the answer, plus A of its step.<br>
+Look for a right answer with a wrong step: that step's block is paler than the rest, or orange. With a reward for the answer alone, all would be one blue.</p>"""
+CONTROL = {code: chr(0x2400 + code) for code in range(32) if code != 10} | dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\uFFFD")
+
+
+def visible(text: str) -> str:
+    """Model text as HTML: escaped, with newlines marked and characters that draw nothing or turn the line around replaced."""
+    return escape(str(text).translate(CONTROL)).replace("\n", '<span class="mark">&#x21B5;</span>\n')
+
+
+def signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-0.00", "+0.00")
+
+
+def shade(advantage: float, scale: float) -> str:
+    """Class and style of a colour: the sign gives the hue, the root of |advantage| / scale the strength."""
+    return f'class="{"plus" if advantage > 0 else "minus"}" style="--a:{0.7 * min(1, abs(advantage) / scale) ** 0.5:.2f}"'
+
+
+def response_html(row: dict, scale: float) -> str:
+    """The response with each token coloured; a stretch of tokens with one advantage ends with its number."""
+    text, starts, parts = row["response"], row["starts"], []
+    for t, (advantage, start, end) in enumerate(zip(row["token_advantage"], starts, [*starts[1:], len(text)])):
+        if t == 0 or advantage != row["token_advantage"][t - 1]:
+            parts.append(f'{"</span>" * (t > 0)}<span {shade(advantage, scale)} data-a="{signed(advantage)}">')
+        last = row["ended"] and t == len(starts) - 1
+        token = visible(text[start:end]) or f'<span class="mark">{"&#x25A0;" if last else "&middot;"}</span>'
+        parts.append(f'<i title="{"end token" if last else f"token {t + 1}"}: {signed(advantage)}">{token}</i>')
+    return f'<div class="response">{"".join(parts)}</span></div>'
+
+
+def cell(text: str | None, right: bool, numbers: str) -> str:
+    """A table cell: what a rollout wrote (None: nothing), whether it is right, and its numbers."""
+    state = '<div class="dim">missing</div>' if text is None else f'<div class="state">{visible(text)}</div>'
+    return f'<td{"" if right else " class=wrong"}>{state}<small>{"&check; right" if right else "&cross; wrong"}, {numbers}</small></td>'
+
+
+def table_row(row: dict) -> str:
+    """One rollout: a cell for each anchor, then the answer."""
+    cells = []
+    for i, (r, advantage, present) in enumerate(zip(row["step_rewards"], row["step_advantage"], row["mask"])):
+        text = row["predicted"][i] if i < len(row["predicted"]) else None
+        cells.append(cell(text, r > 0, f"r = {r:g}, A = {signed(advantage)}") if present
+                     else '<td class="dim">its own run has no such anchor</td>')
+    cells.append(cell(rewards.parse(row["response"]).answer, row["final_reward"] > 0,
+                      f'r_final = {row["final_reward"]:g}, A_final = {signed(row["final_advantage"])}'))
+    return f'<tr><th scope="row">rollout {row["rollout"]}</th>{"".join(cells)}</tr>'
+
+
+def lucky(row: dict) -> bool:
+    """A right answer at the end of a trace with a wrong step."""
+    return row["final_reward"] > 0 and any(not r and present for r, present in zip(row["step_rewards"], row["mask"]))
+
+
+def interest(group: list[dict]) -> tuple:
+    """Sorts groups with something to see first: right answers on wrong traces, best with a step that is pushed down all the
+    same; then those whose answers differ; then those where most steps are right for some rollouts only."""
+    columns = [len(set(column)) > 1 for column in zip(*(row["step_rewards"] for row in group))]
+    return (-max(lucky(row) + (lucky(row) and min(row["token_advantage"]) < 0) for row in group),
+            len({row["final_reward"] for row in group}) < 2, -sum(columns) / max(1, len(columns)))
+
+
+def heading(row: dict) -> str:
+    """Which rollout this is, and how it went at a glance."""
+    marks = "".join("&check;" if r > 0 else "&cross;" if present else "&minus;" for r, present in zip(row["step_rewards"], row["mask"]))
+    badges = ["right answer, wrong trace"] * lucky(row) + ["cut at the length limit"] * (not row["ended"])
+    return (f'<h3>rollout {row["rollout"]} <small>steps {marks}, answer {"&check;" if row["final_reward"] > 0 else "&cross;"}</small>'
+            f'{"".join(f" <span class=badge>{badge}</span>" for badge in badges)}</h3>')
+
+
+def group_html(group: list[dict], scale: float, opened: bool) -> str:
+    """The program, a table of all rollouts by anchors, and each response."""
+    first, answers = group[0], sum(row["final_reward"] > 0 for row in group)
+    note = "What each rollout predicted; the interpreter's states stand in the head of the table."
+    if any("<input>" in row["response"] for row in group):
+        note += " Those are of the example's own input; a rollout that commits to another one is held against that one's states."
+    head = "".join(f'<th scope="col">step {i}<div class="state">{visible(f"{name}: {value}")}</div></th>'
+                   for i, (name, value) in enumerate(first["true"], 1))
+    return (f'<details{" open" if opened else ""}><summary>{visible(first["id"])}: {answers} of {len(group)} answers right, '
+            f'{sum(map(lucky, group))} of them on a wrong trace</summary>'
+            f'<h3>Prompt</h3><pre tabindex="0">{visible(first["prompt"])}</pre><h3>States and rewards</h3><p class="dim">{note}</p>'
+            f'<div class="scroll" tabindex="0"><table><thead><tr><td></td>{head}<th scope="col">answer</th></tr></thead>'
+            f'<tbody>{"".join(map(table_row, group))}</tbody></table></div>'
+            f'<h3>Responses, coloured by advantage</h3>{"".join(heading(row) + response_html(row, scale) for row in group)}</details>')
+
+
+def credit_page(dumped: list[list[list[dict]]], count: int) -> str:
+    """The page: of each dumped step the `count` most telling groups, all on one colour scale."""
+    chosen = [sorted(groups, key=interest)[:count] for groups in dumped]
+    sizes = sorted(abs(a) for groups in chosen for group in groups for row in group for a in row["token_advantage"])
+    scale = max(sizes[int(0.95 * (len(sizes) - 1))], 0.01)  # a few extreme tokens shall not bleach all others
+    legend = "".join(f"<span {shade(part * scale, scale)}><i>{signed(part * scale)}</i></span>" for part in (-1, -0.5, -0.25, 0, 0.25, 0.5, 1))
+    sections = "".join(f'<h2>Training step {some[0][0]["step"]} <small>{len(some)} of {len(groups)} groups, the most telling first</small></h2>'
+                       + "".join(group_html(group, scale, group is some[0]) for group in some)
+                       for some, groups in zip(reversed(chosen), reversed(dumped)))
+    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<title>Where the credit lands</title><style>{STYLE}</style></head><body><h1>Where the credit lands</h1>{INTRO}'
+            f'<div class="legend">advantage: {legend} <span class="dim">and beyond; hover over a token for its own; &#x25A0; is the end token</span></div>'
+            f'{sections}</body></html>\n')
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Table, curves and credit page of a run.")
+    parser.add_argument("--sft", type=Path, help="folder of sft.py, for the curves")
+    parser.add_argument("--rl", type=Path, help="folder of bigrpo.py, for the curves and the credit page")
+    parser.add_argument("--results", type=Path, nargs="*", default=[], help="result files of evaluate.py, a row each")
+    parser.add_argument("--labels", nargs="*", help="names of the rows (default: the files' names)")
+    parser.add_argument("--groups", type=int, default=6, help="groups of rollouts shown of each step")
+    parser.add_argument("--out", type=Path, default=Path("runs/report"), help="folder for report.md, curves.png and credit.html")
+    return parser
+
+
+def main() -> None:
+    parser = build_parser()
+    args = parser.parse_args()
+    labels = [path.stem for path in args.results] if args.labels is None else args.labels
+    if len(labels) != len(args.results) or args.groups < 1:
+        parser.error("--labels needs one name for each of --results, and --groups at least 1")
+    parts = [results_table(args.results, labels)] if labels else []
+    sft, rl = ([row for _, row in read_jsonl(folder, "metrics.jsonl", kind)] for folder, kind in ((args.sft, SFT), (args.rl, RL)))
+    dumped = read_groups(args.rl)
+    args.out.mkdir(parents=True, exist_ok=True)
+    draw_curves(sft, rl, args.out / "curves.png")
+    parts.append("![learning curves](curves.png)")
+    if dumped:
+        (args.out / "credit.html").write_text(credit_page(dumped, args.groups), encoding="utf-8", errors="xmlcharrefreplace")
+        parts.append("[Where the credit lands](credit.html): rollouts with each token coloured by its advantage")
+    else:
+        print("credit.html left out: no rollouts (--rl)", file=sys.stderr)
+    report = "\n\n".join(parts) + "\n"
+    (args.out / "report.md").write_text(report, encoding="utf-8")
+    print(report + f"\nwritten to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

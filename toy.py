@@ -1,0 +1,331 @@
+"""The embedded default: small programs, a tokenizer and a tiny model, all made on the spot.
+
+Nothing is downloaded. `python toy.py --out runs/toy` writes
+
+    runs/toy/sft.jsonl, rl.jsonl   training programs, {"id", "code", "call"} a line, none in both
+    runs/toy/test.jsonl            test programs: a hash of the code decides the side, so none is trained on
+    runs/toy/model/                a Qwen2-shaped model with random weights and its tokenizer, an ordinary checkpoint
+                                   folder that AutoModelForCausalLM.from_pretrained and vLLM open
+
+How a program is made. `Generator` writes one statement at a time and keeps, beside the text, the value that every
+variable has for the call it will print at the end. So each program runs without error, its numbers and strings stay
+short, and no code is ever executed here. One number, `--difficulty`, sets how many statements
+a body has and how often it branches and loops.
+
+    python toy.py --out runs/toy --difficulty 2 --seed 0
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+LETTERS = "bdgkm"  # no two of them stand side by side in a Python keyword, so the tokenizer never merges them
+MAX_INT, MAX_TEXT, MAX_ITEMS = 30, 5, 4
+TAGS = [f"<{slash}{name}>" for name in ("reasoning", "print", "answer", "input") for slash in ("", "/")]
+PAD, EOS = "<|pad|>", "<|end|>"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Programs
+
+
+def small(value) -> bool:
+    """True if a value is small enough for the toy: |int| <= 30, str <= 5 letters, list and dict <= 4 items."""
+    if isinstance(value, (bool, int)):
+        return abs(value) <= MAX_INT
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT
+    if isinstance(value, dict):
+        return len(value) <= MAX_ITEMS and all(map(small, value.values()))
+    return len(value) <= MAX_ITEMS and all(map(small, value))
+
+
+class Generator:
+    """Writes one program and follows its values: `lines` is the body so far, `env` maps each variable to its value."""
+
+    def __init__(self, rng: random.Random, difficulty: int):
+        self.rng, self.difficulty = rng, difficulty
+        self.lines, self.env = [], {}
+
+    def literal(self, kind: type):
+        """A random value of the type int, str, list or dict."""
+        rng = self.rng
+        if kind is int:
+            return rng.randint(0, 9)
+        if kind is str:
+            return "".join(rng.choices(LETTERS, k=rng.randint(2, 3)))
+        if kind is list:
+            return [rng.randint(0, 9) for _ in range(rng.randint(2, 3))]
+        return {letter: rng.randint(0, 9) for letter in rng.sample(LETTERS, rng.randint(1, 2))}
+
+    def pick(self, kind: type):
+        """A variable that holds a value of exactly this type, the newest ones first; None if there is none."""
+        names = [name for name, value in self.env.items() if type(value) is kind]
+        if not names:
+            return None
+        return names[-1] if self.rng.random() < 0.6 else self.rng.choice(names)
+
+    def candidates(self, kind: type):
+        """(text, value) pairs of one expression of each form that fits the variables of this type."""
+        name = self.pick(kind)
+        if name is None:
+            return []
+        rng, value = self.rng, self.env[name]
+        other, digit = self.pick(kind), rng.randint(1, 5)
+        right, letter, cut = self.env[other], rng.choice(LETTERS), rng.randint(1, 2)
+        if kind is int:
+            found = [(f"{name} + {digit}", value + digit), (f"{name} - {digit}", value - digit),
+                     (f"{name} % {cut + 1}", value % (cut + 1)), (f"{name} // 2", value // 2),
+                     (f"{name} * {cut + 1}", value * (cut + 1)), (f"[{name}, {other}]", [value, right])]
+            if other != name:
+                found += [(f"{name} + {other}", value + right), (f"{name} - {other}", value - right),
+                          (f"max({name}, {other})", max(value, right))]
+        elif kind is str:
+            found = [(f"{name}[{cut}:]", value[cut:]), (f"{name}[:{cut}]", value[:cut]),
+                     (f"{name}[::-1]", value[::-1]), (f"{name}.upper()", value.upper()),
+                     (f"{name} + {letter!r}", value + letter), (f"len({name})", len(value)),
+                     (f"{name}.count({letter!r})", value.count(letter)), (f"{name} + {other}", value + right)]
+            if value:
+                old = rng.choice(value)
+                found += [(f"{name}.replace({old!r}, {letter!r})", value.replace(old, letter)),
+                          (f"{name}[0]", value[0])]
+        elif kind is list and all(type(item) is int for item in value):
+            found = [(f"{name}[{cut}:]", value[cut:]), (f"{name}[::-1]", value[::-1]),
+                     (f"{name} + [{digit}]", value + [digit]), (f"len({name})", len(value)),
+                     (f"sorted({name})", sorted(value))]
+            if value:
+                found += [(f"{name}[0]", value[0]), (f"{name}[-1]", value[-1]), (f"max({name})", max(value)),
+                          (f"min({name})", min(value))]
+        elif kind is list:
+            found = [(f"{name}[::-1]", value[::-1]), (f"len({name})", len(value)), (f"''.join({name})", "".join(value))]
+        else:
+            key = rng.choice(sorted(value))
+            found = [(f"{name}[{key!r}]", value[key]), (f"{name}.get({letter!r}, {digit})", value.get(letter, digit)),
+                     (f"len({name})", len(value))]
+        return [(text, result) for text, result in found if small(result)]
+
+    def expression(self, kind: type | None = None):
+        """(text, value) of a random expression; with `kind`, one whose value has this type if any has."""
+        found = [pair for source in (int, str, list, dict) for pair in self.candidates(source)]
+        fitting = [pair for pair in found if kind is None or type(pair[1]) is kind]
+        newest = [pair for pair in fitting if re.search(rf"\b{list(self.env)[-1]}\b", pair[0])]
+        return self.rng.choice(newest if newest and self.rng.random() < 0.5 else fitting or found)
+
+    def condition(self):
+        """(text, truth) of a random comparison."""
+        rng, found = self.rng, []
+        if name := self.pick(int):
+            value, number = self.env[name], max(0, self.env[name] + rng.randint(-3, 3))
+            sign = rng.choice([">", "<", "=="])
+            truth = {">": value > number, "<": value < number, "==": value == number}[sign]
+            found.append((f"{name} {sign} {number}", truth))
+        for kind in (str, dict):
+            if name := self.pick(kind):
+                letter = rng.choice(LETTERS) if rng.random() < 0.5 or not self.env[name] else rng.choice(list(self.env[name]))
+                found.append((f"{letter!r} in {name}", letter in self.env[name]))
+        for kind in (str, list):
+            if name := self.pick(kind):
+                number = rng.randint(1, 4)
+                found.append((f"len({name}) > {number}", len(self.env[name]) > number))
+        return rng.choice(found)
+
+    def new_name(self) -> str:
+        return "abcdehijklmnopqrstuvwxyz"[len(self.env)]  # no f and no g: f is the function
+
+    def assign(self):
+        text, value = self.expression()
+        name = self.new_name()
+        self.lines.append(f"{name} = {text}")
+        self.env[name] = value
+
+    def mutate(self):
+        """A statement that changes a variable in place: an augmented assignment, a method call or an item."""
+        rng, digit = self.rng, self.rng.randint(1, 5)
+        if (name := self.pick(dict)) and rng.random() < 0.7:
+            key = rng.choice(LETTERS)
+            line, value = f"{name}[{key!r}] = {digit}", self.env[name] | {key: digit}
+        elif (name := self.pick(list)) and rng.random() < 0.7 and all(type(x) is int for x in self.env[name]):
+            value = self.env[name]
+            line, value = rng.choice([(f"{name}.append({digit})", value + [digit]),
+                                      (f"{name}.reverse()", value[::-1]), (f"{name}.sort()", sorted(value))])
+        elif name := self.pick(int):
+            line, value = f"{name} += {digit}", self.env[name] + digit
+        else:
+            return self.assign()
+        if not small(value):
+            return self.assign()
+        self.lines.append(line)
+        self.env[name] = value
+
+    def branch(self):
+        """if/else that gives one new variable a value of the same type on both sides."""
+        test, truth = self.condition()
+        then, then_value = self.expression()
+        orelse, else_value = self.expression(type(then_value))
+        if type(else_value) is not type(then_value):
+            return self.assign()
+        name = self.new_name()
+        self.lines += [f"if {test}:", f"    {name} = {then}", "else:", f"    {name} = {orelse}"]
+        self.env[name] = then_value if truth else else_value
+
+    def loop(self):
+        """A for loop over a list or a string that fills one new variable."""
+        source = self.pick(list) or self.pick(str)
+        if source is None or not self.env[source]:
+            return self.assign()
+        items, digit, name = self.env[source], self.rng.randint(1, 5), self.new_name()
+        forms = [("[]", f"{name} = [x] + {name}", list(items[::-1]))]
+        if all(type(item) is int for item in items):
+            forms += [("0", f"{name} += x", sum(items)), ("[]", f"{name}.append(x + {digit})", [x + digit for x in items]),
+                      (str(digit), f"{name} = max({name}, x)", max([digit, *items]))]
+        else:
+            forms += [("''", f"{name} = x + {name}", "".join(items[::-1])), ("''", f"{name} += x + x", "".join(x + x for x in items))]
+        start, body, value = self.rng.choice(forms)
+        if not small(value):
+            return self.assign()
+        self.lines += [f"{name} = {start}", f"for x in {source}:", f"    {body}"]
+        self.env[name] = value
+
+    def early_return(self):
+        """`if test: return name`; True if the call ends here, and what follows never runs."""
+        test, truth = self.condition()
+        self.lines += [f"if {test}:", f"    return {self.rng.choice(list(self.env))}"]
+        return truth
+
+    def program(self) -> dict:
+        """One program and a call of it: {"code", "call"}."""
+        rng, kinds = self.rng, self.rng.sample([int, str, list, dict], k=2)
+        for kind in kinds:
+            self.env[self.new_name()] = self.literal(kind)
+        parameters = list(self.env)
+        call = f"f({', '.join(repr(self.env[name]) for name in parameters)})"
+        compound = [0, 0.1, 0.2, 0.3, 0.4][min(self.difficulty, 5) - 1]  # share of branches and loops
+        for _ in range(rng.randint(self.difficulty, self.difficulty + 1) - 1):
+            draw = rng.random()
+            if draw < compound:
+                rng.choice([self.branch, self.branch, self.loop])()
+            elif draw < compound + 0.15:
+                self.mutate()
+            elif draw < compound + 0.18 and self.difficulty > 1:
+                self.early_return()
+            else:
+                self.assign()
+        last = self.expression()[0] if rng.random() < 0.5 else list(self.env)[-1]
+        self.lines.append(f"return {last}")
+        body = "".join(f"\n    {line}" for line in self.lines)
+        return {"code": f"def f({', '.join(parameters)}):{body}", "call": call}
+
+
+def in_test(code: str) -> bool:
+    """Which side of the split a program is on: a hash of its text decides, so train and test never share one."""
+    return hashlib.sha256(code.encode()).digest()[0] < 64  # a quarter of all programs
+
+
+def programs(count: int, test: bool, difficulty: int, seed: int):
+    """Yield `count` distinct programs of one side of the split: dicts with id, code and call."""
+    rng, seen = random.Random(f"{seed}-{test}"), set()
+    while len(seen) < count:
+        program = Generator(rng, difficulty).program()
+        if in_test(program["code"]) == test and program["code"] not in seen:
+            seen.add(program["code"])
+            yield {"id": f"{'test' if test else 'train'}_{len(seen) - 1}", **program}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokenizer and model
+
+
+PIECE = re.compile(r"""\n\ *(?:print\(f'|return\ |if\ |for\ |else:|assert\ f\()?|def\ f\(|if\ |\ in\           # line starts, words
+                       |\.?[a-z_]{2,}\(?|\[::-1\]|\ ?[-+*/%<>=]+\ |[,;]\ |:\ \{?|\}'\)|\?\?""", re.VERBOSE)
+
+
+def make_tokenizer(texts):
+    """A byte-level tokenizer whose longer tokens are learned from `texts`; digits and the letters of values stay single.
+
+    Every byte is a token, so any text can be written. On top of that each piece of source text that is frequent (a
+    keyword, a method, an operator with its spaces, the fixed part of an anchor) becomes one token, and so do the tags.
+    A model this small can then copy, reverse or slice a string letter by letter, and programs are short in tokens.
+    The pieces are added tokens because AutoTokenizer rebuilds the rest of every Qwen2 tokenizer by Qwen2's own rule.
+    """
+    from tokenizers import AddedToken, pre_tokenizers
+    from transformers import Qwen2Tokenizer
+
+    vocabulary = {byte: i for i, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token=None, pad_token=PAD, eos_token=EOS,
+                               model_max_length=512)
+    texts = (re.sub(rf"'[{LETTERS}]+'", "''", text, flags=re.IGNORECASE) for text in texts)
+    counts = Counter(piece for text in texts for piece in PIECE.findall(text) if len(piece) > 1)
+    pieces = sorted(piece for piece, count in counts.items() if count >= 5)
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in TAGS + pieces])
+    return tokenizer
+
+
+def make_model(tokenizer, width: int = 128, layers: int = 4, seed: int = 0):
+    """A Qwen2 of 0.7 million parameters (at width 128) with random weights drawn from `seed`."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, rope_theta=10_000.0,
+        tie_word_embeddings=True, initializer_range=0.05, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id)
+    return Qwen2ForCausalLM(config)
+
+
+def write_jsonl(path: Path, rows) -> None:
+    with path.open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def tokenizer_texts(rows):
+    """What the tokenizer learns from: programs, calls, and the anchors that augment.py will put between their lines."""
+    for row in rows:
+        names = sorted(set(re.findall(r"\b[a-z]\b", row["code"]))) + ["return_val"]
+        anchors = "".join(f"\n    {name} = 1\n    print(f'{name}: {{{name}}}')" for name in names)
+        yield f"{row['code']}{anchors}\n    return return_val\nassert {row['call']} == ??\nassert f(??) == 1; if "
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Make toy programs, a tokenizer and a tiny random model.")
+    parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder to write to")
+    parser.add_argument("--sft", type=int, default=10000, help="number of programs for sft.py")
+    parser.add_argument("--rl", type=int, default=4000, help="number of programs for bigrpo.py")
+    parser.add_argument("--test", type=int, default=1000, help="number of programs for evaluate.py")
+    parser.add_argument("--difficulty", type=int, default=2, choices=range(1, 10), help="statements per program, about")
+    parser.add_argument("--width", type=int, default=128, help="hidden size of the model")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the model")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def make(count: int, test: bool, args) -> list[dict]:
+    """A list of `count` programs, under a bar."""
+    from tqdm import tqdm
+
+    return list(tqdm(programs(count, test, args.difficulty, args.seed), total=count, desc=f"{'test' if test else 'train'} programs"))
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    train = make(args.sft + args.rl, False, args)
+    write_jsonl(args.out / "sft.jsonl", train[:args.sft])
+    write_jsonl(args.out / "rl.jsonl", train[args.sft:])
+    write_jsonl(args.out / "test.jsonl", make(args.test, True, args))
+    tokenizer = make_tokenizer(tokenizer_texts(train[:2000]))
+    model = make_model(tokenizer, args.width, args.layers, args.seed)
+    model.save_pretrained(args.out / "model")
+    tokenizer.save_pretrained(args.out / "model")
+    print(f"{args.out}: {args.sft} + {args.rl} training and {args.test} test programs, {len(tokenizer)} tokens, "
+          f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
