@@ -1,10 +1,11 @@
-# make demo | test | test-slow: each makes .venv and installs requirements.txt first, if that has not been done.
+# make demo | test | test-slow | bench: each makes .venv and installs requirements.txt first, if that has not been done.
 
 PYTHON ?= python3
-DEMO ?= runs/demo
+OUT ?= runs
 TASK ?= output
 SEED ?= 0
 RUN = .venv/bin/python
+EVALUATE = $(RUN) evaluate.py --data $(OUT)/toy/test_examples.jsonl
 
 # On Linux the package index's torch brings gigabytes of CUDA; without an NVIDIA driver take PyTorch's own CPU build.
 CPU_TORCH = --index-url https://download.pytorch.org/whl/cpu --retries 0
@@ -17,11 +18,21 @@ NEEDS_CPU_TORCH = [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi > /dev/n
 	touch $@
 
 demo: .venv/installed
-	$(RUN) toy.py --out $(DEMO)/toy --seed $(SEED)
-	for part in sft rl test; do $(RUN) augment.py --programs $(DEMO)/toy/$$part.jsonl --out $(DEMO)/toy/$${part}_examples.jsonl \
+	$(RUN) toy.py --out $(OUT)/toy --seed $(SEED)
+	for part in sft rl test; do $(RUN) augment.py --programs $(OUT)/toy/$$part.jsonl --out $(OUT)/toy/$${part}_examples.jsonl \
 		--task $(TASK) --prompt bare || exit; done
-	$(RUN) sft.py --model $(DEMO)/toy/model --data $(DEMO)/toy/sft_examples.jsonl --out $(DEMO)/sft --seed $(SEED)
-	$(RUN) bigrpo.py --model $(DEMO)/sft/model --data $(DEMO)/toy/rl_examples.jsonl --out $(DEMO)/rl --seed $(SEED)
+	$(EVALUATE) --model $(OUT)/toy/model --out $(OUT)/eval/before.json --limit 300
+	$(RUN) sft.py --model $(OUT)/toy/model --data $(OUT)/toy/sft_examples.jsonl --out $(OUT)/sft --seed $(SEED)
+	$(EVALUATE) --model $(OUT)/sft/model --out $(OUT)/eval/sft.json
+	$(EVALUATE) --model $(OUT)/sft/model --out $(OUT)/eval/sft-sampled.json --temperature 1
+	$(RUN) bigrpo.py --model $(OUT)/sft/model --data $(OUT)/toy/rl_examples.jsonl --out $(OUT)/rl --beta 0 --seed $(SEED)
+	$(EVALUATE) --model $(OUT)/rl/model --out $(OUT)/eval/rl.json
+	$(EVALUATE) --model $(OUT)/rl/model --out $(OUT)/eval/rl-sampled.json --temperature 1
+	$(RUN) evaluate.py compare $(OUT)/eval/sft.json $(OUT)/eval/rl.json
+	$(RUN) evaluate.py compare $(OUT)/eval/sft-sampled.json $(OUT)/eval/rl-sampled.json
+	$(RUN) tools/report.py --sft $(OUT)/sft --rl $(OUT)/rl --out $(OUT)/report \
+		--results $(OUT)/eval/before.json $(OUT)/eval/sft.json $(OUT)/eval/rl.json $(OUT)/eval/sft-sampled.json $(OUT)/eval/rl-sampled.json \
+		--labels "before SFT" "after SFT" "after Bi-Level GRPO" "after SFT, T = 1" "after Bi-Level GRPO, T = 1"
 
 test: .venv/installed
 	$(RUN) -m pytest -q -m "not slow" tests
@@ -30,4 +41,7 @@ test-slow: .venv/installed
 	$(RUN) -m pytest -q -m slow tests
 	$(RUN) tests/mutations.py
 
-.PHONY: demo test test-slow
+bench: .venv/installed
+	$(RUN) tools/bench.py
+
+.PHONY: demo test test-slow bench

@@ -66,8 +66,8 @@ def group_advantage(rewards: torch.Tensor, mask: torch.Tensor | None = None, eps
     mean = (rewards * mask).sum(0) / count.clamp(min=1)  # [n]
     deviation = (rewards - mean) * mask  # [G, n]
     std = (deviation.square().sum(0) / count.clamp(min=1)).sqrt()  # [n], population
-    scale = std + eps if norm == "std" else 1.0
-    return torch.where((std < 1e-3) | (count < 2), 0.0, deviation / scale)
+    scale = {"std": std + eps, "none": 1.0}[norm]
+    return torch.where(std < 1e-3, 0.0, deviation / scale)  # equal rewards, or a single unmasked one
 
 
 def intra_advantage(rewards: torch.Tensor, mask: torch.Tensor | None = None, center: bool = False) -> torch.Tensor:
@@ -124,7 +124,7 @@ def policy_loss(logprobs: torch.Tensor, old: torch.Tensor, advantage: torch.Tens
 def kl_penalty(logprobs: torch.Tensor, reference: torch.Tensor, kind: str = "k3") -> torch.Tensor:
     """The KL of Eq. 15 per sampled token, [N] -> [N], with d = log pi_ref - log pi: k3 = exp(d) - d - 1, k2 = d * d / 2."""
     d = reference - logprobs
-    return d.exp() - d - 1 if kind == "k3" else d.square() / 2
+    return {"k3": d.exp() - d - 1, "k2": d.square() / 2}[kind]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -200,6 +200,8 @@ def update(model, optimizer, reference, batch: list[Rollout], args) -> dict[str,
         for parameter in model.parameters():
             policy.all_sum(parameter.grad)
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm))
+        if not norms[-1].isfinite():
+            policy.fail("the gradient is not finite; the weights were left as they were")
         optimizer.step()
         optimizer.zero_grad()
     means = policy.all_sum(torch.stack([*sums.values()])) / total / args.updates
@@ -242,12 +244,12 @@ def token_loss(model, piece: dict, sums: dict, args) -> torch.Tensor:
 def health(groups: list[list[Rollout]]) -> dict[str, float]:
     """Means over the rollouts of all ranks: rewards, lengths, and the share of groups and columns that carry no signal."""
     batch = [rollout for group in groups for rollout in group]
-    columns = [column for group in groups for column in zip(*(rollout.step_rewards for rollout in group))]
+    columns = [{r.step_rewards[i] for r in group if r.mask[i]} for group in groups for i in range(len(group[0].mask))]
     sums = policy.all_sum(torch.tensor([
         [sum(r.final for r in batch), len(batch)],
         [sum(sum(r.step_rewards) for r in batch), sum(sum(r.mask) for r in batch)],
         [sum(len({r.final for r in group}) == 1 for group in groups), len(groups)],
-        [sum(len(set(column)) == 1 for column in columns), len(columns)],
+        [sum(len(column) < 2 for column in columns), len(columns)],
         [sum(not r.sample.ended for r in batch), len(batch)],
         [sum(len(r.sample.ids) for r in batch), len(batch)]], dtype=torch.float64))
     names = ("final_reward", "step_reward", "equal_groups", "equal_columns", "cut", "tokens")
@@ -302,12 +304,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("runs/rl"), help="folder for model, settings, metrics and rollouts")
     add("--explain", action="store_true", help="print a worked group and exit")
     # sampling
-    add("--steps", type=int, default=100, help="batches of rollouts")
-    add("--prompts", type=int, default=32, help="prompts per step, over all ranks")
-    add("--group", type=int, default=8, help="G, rollouts per prompt (the paper: 5)")
-    add("--temperature", type=float, default=1.0, help="divides the logits in sampler and trainer alike")
-    add("--max-tokens", type=int, default=256, help="length limit of a response (the paper: 4096)")
-    add("--sample-rows", type=int, default=256, help="responses sampled at a time")
+    add("--steps", type=policy.positive(int), default=100, help="batches of rollouts")
+    add("--prompts", type=policy.positive(int), default=32, help="prompts per step, over all ranks")
+    add("--group", type=policy.positive(int), default=8, help="G, rollouts per prompt (the paper: 5)")
+    add("--temperature", type=policy.positive(float), default=1.0, help="divides the logits in sampler and trainer alike")
+    add("--max-tokens", type=policy.positive(int), default=256, help="length limit of a response (the paper: 4096)")
+    add("--sample-rows", type=policy.positive(int), default=256, help="responses sampled at a time")
     # the method
     add("--advantage", choices=["bilevel", "terminal"], default="bilevel", help="terminal drops the step term: plain GRPO (the paper's Table 5)")
     add("--lam", type=float, default=0.3, help="weight of A_intra in Eq. 12 (the paper: 0.3); 0 is the paper's Step-GRPO")
@@ -318,12 +320,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--beta", type=float, default=0.001, help="weight of the KL of Eq. 15 (the paper states none); 0 needs no reference model")
     add("--kl", choices=["k3", "k2"], default="k3", help="estimator of the KL of Eq. 15 (the paper names none)")
     # optimization
-    add("--lr", type=float, default=5e-4, help="peak learning rate, then linear to zero (the paper: 1e-6 at 7B)")
-    add("--updates", type=int, default=1, help="optimizer steps on each batch of rollouts (the paper is silent)")
-    add("--max-grad-norm", type=float, default=1.0)
-    add("--token-budget", type=int, default=2048, help="tokens per micro-batch, padding counted")
+    add("--lr", type=policy.positive(float), default=3e-4, help="peak learning rate, then linear to zero (the paper: 1e-6 at 7B)")
+    add("--updates", type=policy.positive(int), default=1, help="optimizer steps on each batch of rollouts (the paper is silent)")
+    add("--max-grad-norm", type=policy.positive(float), default=1.0)
+    add("--token-budget", type=policy.positive(int), default=1024, help="tokens per micro-batch, padding counted")
     # bookkeeping
-    add("--dump-every", type=int, default=10, help="steps between dumps of all rollouts")
+    add("--dump-every", type=policy.positive(int), default=10, help="steps between dumps of all rollouts")
     add("--seed", type=int, default=0)
     return parser
 
@@ -340,19 +342,29 @@ def main() -> None:
     from tqdm import tqdm
 
     rank, world = policy.start_ranks()
-    examples = policy.read_jsonl(args.data, ("id", "prompt", "anchors", "output", "task"))
+    if args.prompts < world or args.group < 2:
+        policy.fail(f"--prompts must be at least the number of ranks ({world}) and --group at least 2")
+    examples = policy.read_jsonl(args.data, ("id", "prompt", "anchors", "output", "task", "instrumented", "call"))
     model, tokenizer = policy.load(args.model)
+    fitting = [e for e in examples if policy.fits(model, policy.encode_prompt(tokenizer, e["prompt"]), args.max_tokens)]
+    if len(fitting) < len(examples):
+        print(f"{args.data}: {len(examples) - len(fitting)} of {len(examples)} prompts do not fit the context with --max-tokens "
+              f"{args.max_tokens}; left out", file=sys.stderr)
+    if not fitting:
+        policy.fail(f"{args.data}: no prompt is left to train on")
     reference = policy.load(args.model)[0].eval() if args.beta else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
     run = policy.Run(args, rank)
+    rollouts = args.out / "rollouts.jsonl"
+    rollouts.unlink(missing_ok=True)
     bar = tqdm(range(args.steps), desc="bi-level GRPO", disable=rank > 0)
     for step in bar:
         start = time.time()
         for settings in optimizer.param_groups:
             settings["lr"] = learning_rate(step, args)
         places = range(rank, args.prompts, world)  # this rank's share of the prompts; a group is never split
-        indices = policy.batch_indices(step, args.prompts, len(examples), args.seed)
-        groups = roll_out(model, tokenizer, [examples[indices[p]] for p in places], [(args.seed, step, p) for p in places], args)
+        indices = policy.batch_indices(step, args.prompts, len(fitting), args.seed)
+        groups = roll_out(model, tokenizer, [fitting[indices[p]] for p in places], [(args.seed, step, p) for p in places], args)
         sampled = time.time()
         score(groups)
         for group in groups:
@@ -363,7 +375,7 @@ def main() -> None:
         record["timing"] = {"sample_s": sampled - start, "score_s": scored - sampled, "train_s": time.time() - scored}
         run.log(record)
         if rank == 0 and (step % args.dump_every == 0 or step == args.steps - 1):
-            dump(args.out / "rollouts.jsonl", step, groups)
+            dump(rollouts, step, groups)
         bar.set_postfix_str(" ".join(f"{name} {record[name]:.3f}" for name in ("final_reward", "step_reward", "entropy", "sampler_gap")))
     if rank == 0:
         policy.save(model, tokenizer, args.out / "model")

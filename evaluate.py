@@ -87,22 +87,27 @@ def run(args) -> None:
     examples = policy.read_jsonl(args.data, ("id", "prompt", "anchors", "output", "task"))[:args.limit]
     model, tokenizer = policy.load(args.model)
     prompts = [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
+    samples = [policy.Sample([], [], False)] * len(prompts)  # a prompt that does not fit the context is a wrong answer
+    fitting = [index for index, prompt in enumerate(prompts) if policy.fits(model, prompt, args.max_tokens)]
     start = time.time()
-    with tqdm(total=len(prompts), desc=f"evaluate {args.model}") as bar:
-        samples = policy.sample(model, tokenizer, prompts, 1, args.max_tokens, args.temperature,
-                                [(args.seed, index) for index in range(len(prompts))], progress=bar.update)
-    texts = [policy.decode(tokenizer, sample.ids)[0] for (sample,) in samples]
+    with tqdm(total=len(fitting), desc=f"evaluate {args.model}") as bar:
+        found = policy.sample(model, tokenizer, [prompts[index] for index in fitting], 1, args.max_tokens, args.temperature,
+                              [(args.seed, index) for index in fitting], progress=bar.update)
+    for index, (sample,) in zip(fitting, found):
+        samples[index] = sample
+    texts = [policy.decode(tokenizer, sample.ids)[0] for sample in samples]
     scores = rewards.score_many(texts, examples)
     items = [{"id": example["id"], "final": final, "steps": steps, "tokens": len(sample.ids), "ended": sample.ended, "response": text}
-             for example, text, (sample,), steps, final in zip(examples, texts, samples, scores[0], scores[2])]
+             for example, text, sample, steps, final in zip(examples, texts, samples, scores[0], scores[2])]
     result = {"settings": {name: str(value) for name, value in vars(args).items()}, "n": len(items), "summary": summarize(items, args.seed),
-              "response_tokens": float(np.mean([item["tokens"] for item in items])), "cut": sum(not item["ended"] for item in items),
+              "response_tokens": float(np.mean([item["tokens"] for item in items])), "cut": sum(not item["ended"] for item in items), "too_long": len(prompts) - len(fitting),
               "seconds": time.time() - start, "items": items}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result))
     print(f"{args.model} on {len(items)} examples of {args.data}, temperature {args.temperature:g}")
     for name, label in METRICS.items():
         print(f"  {label:<26}{show(result['summary'][name])}")
+    print(f"  {result['cut']} responses cut at {args.max_tokens} tokens, {result['too_long']} prompts too long for the context")
 
 
 def show(metric: dict) -> str:
@@ -117,10 +122,10 @@ def show(metric: dict) -> str:
 
 def compare(args) -> None:
     """Print B - A per metric with the 95% interval of the paired bootstrap over examples."""
-    first, second = (json.loads(path.read_text()) for path in (args.first, args.second))
+    first, second = read_result(args.first), read_result(args.second)
     by_id = {item["id"]: item for item in second["items"]}
     if by_id.keys() != {item["id"] for item in first["items"]}:
-        sys.exit(f"error: {args.first} and {args.second} are not about the same examples")
+        policy.fail(f"{args.first} and {args.second} are not about the same examples")
     pairs = columns(first["items"]), columns([by_id[item["id"]] for item in first["items"]])
     draw = resamples(len(first["items"]), args.seed)
     values, spreads = zip(*((percentages(*data), percentages(*(column[draw] for column in data))) for data in pairs))
@@ -128,6 +133,24 @@ def compare(args) -> None:
     for name, label in METRICS.items():
         low, high = interval(spreads[1][name] - spreads[0][name])
         print(f"  {label:<26}{values[1][name] - values[0][name]:+5.1f}  [{low:+.1f}, {high:+.1f}]")
+
+
+def read_json(path: Path):
+    """The content of a JSON file; ends the program if there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        policy.fail(f"{path}: {error.strerror}")
+    except ValueError as error:
+        policy.fail(f"{path}: {error}")
+
+
+def read_result(path: Path) -> dict:
+    """A result file of `run`."""
+    result = read_json(path)
+    if not isinstance(result, dict) or not result.get("items"):
+        policy.fail(f"{path}: not a result of evaluate.py")
+    return result
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -162,19 +185,14 @@ def score(args) -> None:
 
 def read_generations(path: Path, rows: dict) -> dict[str, list[str]]:
     """{id: [generation, ...]} of a file in CRUXEval's format, checked against the benchmark's ids."""
-    try:
-        generations = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        sys.exit(f"error: {path}: {error.strerror}")
-    except ValueError as error:
-        sys.exit(f"error: {path}: not JSON ({error})")
+    generations = read_json(path)
     if not isinstance(generations, dict) or not generations:
-        sys.exit(f"error: {path}: expected an object of id -> list of generations")
+        policy.fail(f"{path}: expected an object of id -> list of generations")
     for name, texts in generations.items():
         if name not in rows:
-            sys.exit(f"error: {path}: {name!r} is not a problem of the benchmark")
+            policy.fail(f"{path}: {name!r} is not a problem of the benchmark")
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            sys.exit(f"error: {path}: {name!r} is not a non-empty list of strings")
+            policy.fail(f"{path}: {name!r} is not a non-empty list of strings")
     return generations
 
 
@@ -188,9 +206,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", default="runs/rl/model", help="checkpoint folder or Hugging Face id")
     add("--data", type=Path, default=Path("runs/toy/test_examples.jsonl"), help="examples, JSONL from augment.py")
     add("--out", type=Path, default=Path("runs/eval/result.json"), help="result file")
-    add("--limit", type=int, help="use only the first examples")
+    add("--limit", type=policy.positive(int), help="use only the first examples")
     add("--temperature", type=float, default=0.0, help="0 is greedy")
-    add("--max-tokens", type=int, default=256, help="length limit of a response")
+    add("--max-tokens", type=policy.positive(int), default=256, help="length limit of a response")
     add("--seed", type=int, default=0)
     add = commands.add_parser("compare", help="paired bootstrap of the difference of two result files").add_argument
     add("first", type=Path)

@@ -12,6 +12,7 @@ Choices made here, where the paper is silent:
 3. A checkpoint with a chat template gets its prompts as one user message; one without gets them as they are.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -22,6 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
+
+
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoding shows for a character whose bytes are not all there
 
 
 @dataclass
@@ -48,11 +52,16 @@ def default_device() -> torch.device:
 
 
 def load(path: str, device: torch.device | None = None):
-    """(model, tokenizer) of a checkpoint folder or a Hugging Face id, in fp32. Raises OSError if there is none."""
+    """(model, tokenizer) of a checkpoint folder or a Hugging Face id, in fp32; ends the program if there is none."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        fail(f"{path}: no checkpoint folder and no Hugging Face model that can be loaded ({reason}). The toy's are made by "
+             "`python toy.py` (runs/toy/model), `python sft.py` (runs/sft/model) and `python bigrpo.py` (runs/rl/model).")
     return model.to(device or default_device()), tokenizer
 
 
@@ -66,21 +75,47 @@ def save(model, tokenizer, path: Path) -> None:
     temporary.rename(path)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Command lines, files, runs
+
+
+def fail(message: str):
+    """End the program with one line on stderr and exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def positive(kind: type):
+    """An argparse type: an int or a float above 0."""
+
+    def parse(text: str):
+        try:
+            if 0 < kind(text) < float("inf"):
+                return kind(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive {kind.__name__}")
+
+    return parse
+
+
 def read_jsonl(path: Path, fields: tuple[str, ...]) -> list[dict]:
-    """The rows of a JSONL file, each a JSON object with these fields; otherwise exits with one line that names file and line."""
-    if not path.is_file():
-        raise SystemExit(f"error: {path}: no such file")
+    """The rows of a JSONL file, each an object with these fields; a row that is not ends the program, naming file and line."""
     rows = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
                 row = json.loads(line)
-            except ValueError as error:
-                raise SystemExit(f"error: {path}:{number}: not JSON ({error})")
-            missing = [field for field in fields if not isinstance(row, dict) or field not in row]
-            if missing:
-                raise SystemExit(f"error: {path}:{number}: no field {missing[0]!r}")
-            rows.append(row)
+                missing = [field for field in fields if not isinstance(row, dict) or field not in row]
+                if missing:
+                    fail(f"{path}: line {number}: no field {missing[0]!r}")
+                rows.append(row)
+    except OSError as error:
+        fail(f"{path}: {error.strerror} (augment.py makes examples)")
+    except ValueError as error:  # not JSON, or not UTF-8
+        fail(f"{path}: line {len(rows) + 1}: {error}")
+    if not rows:
+        fail(f"{path}: is empty")
     return rows
 
 
@@ -111,7 +146,7 @@ def start_ranks() -> tuple[int, int]:
     """(rank, number of ranks); joins the process group where torchrun started several."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     return int(os.environ.get("RANK", 0)), world
 
 
@@ -147,23 +182,31 @@ def encode_response(tokenizer, response: str) -> list[int]:
     return tokenizer.encode(response, add_special_tokens=False) + [tokenizer.eos_token_id]
 
 
+def fits(model, prompt: list[int], max_tokens: int) -> bool:
+    """True if a prompt and a response of max_tokens fit the model's context."""
+    return len(prompt) + max_tokens <= model.config.max_position_embeddings
+
+
 def decode(tokenizer, ids: list[int]) -> tuple[str, list[int]]:
-    """(text, starts) of response tokens: starts[t] is the index in text of the character in which token t begins.
+    """(text, starts) of response tokens: starts[t] is the index in text of the first character that token t has a part in.
 
     Tokens are decoded in the order they were sampled and the text is never tokenized again: another split of the same
-    text would give the credit of one block to the tokens of another. A character of several bytes may take several
-    tokens; all of them start where the character does. The end token is not part of the text.
+    text would give the credit of one block to the tokens of another. The end token is not part of the text.
     """
-    text, starts, pending = "", [], []
+    text, starts, pending, before = "", [], [], ""
     for token in ids:
-        starts.append(len(text))
         if token == tokenizer.eos_token_id:
+            starts.append(len(text) + len(before))
             continue
         pending.append(token)
-        piece = tokenizer.decode(pending, skip_special_tokens=False)
-        if not piece.endswith("\N{REPLACEMENT CHARACTER}"):  # otherwise a character is still incomplete
-            text, pending = text + piece, []
-    return text + (tokenizer.decode(pending) if pending else ""), starts
+        after = tokenizer.decode(pending)
+        same = len(os.path.commonprefix([before, after]))
+        starts.append(len(text) + max(same - (same == len(after)), 0))  # nothing new: it has a part in the last character
+        if after.endswith(INCOMPLETE):
+            before = after
+        else:
+            text, pending, before = text + after, [], ""
+    return text + before, starts
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -188,6 +231,8 @@ def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], 
     Logits are made for the positions that predict a response token only, `chunk` of them at a time, and made again in
     the backward pass instead of being kept: a [T, V] tensor never exists whole.
     """
+    if not all(prompts):
+        raise ValueError("a prompt has no tokens: nothing would predict its response's first one")
     sequences = [torch.tensor(prompt + response) for prompt, response in zip(prompts, responses, strict=True)]
     ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True).to(model.device)  # [B, T]
     predicts = torch.cat([row * ids.shape[1] + torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)

@@ -25,12 +25,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="runs/toy/model", help="checkpoint folder or Hugging Face id to start from")
     parser.add_argument("--data", type=Path, default=Path("runs/toy/sft_examples.jsonl"), help="JSONL from augment.py")
     parser.add_argument("--out", type=Path, default=Path("runs/sft"), help="folder for model, settings and metrics")
-    parser.add_argument("--epochs", type=float, default=2)
-    parser.add_argument("--batch", type=int, default=16, help="examples per optimizer step")
-    parser.add_argument("--lr", type=float, default=1e-2, help="peak learning rate: short warm-up, then linear to zero")
+    parser.add_argument("--epochs", type=policy.positive(float), default=2)
+    parser.add_argument("--batch", type=policy.positive(int), default=16, help="examples per optimizer step")
+    parser.add_argument("--lr", type=policy.positive(float), default=4e-3, help="peak learning rate: short warm-up, then linear to zero")
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon", help="muon to train from scratch, adamw to fine-tune")
-    parser.add_argument("--token-budget", type=int, default=2048, help="tokens per micro-batch, padding counted")
-    parser.add_argument("--max-length", type=int, default=4096, help="longer examples are dropped and counted")
+    parser.add_argument("--token-budget", type=policy.positive(int), default=1024, help="tokens per micro-batch, padding counted")
+    parser.add_argument("--max-length", type=policy.positive(int), default=4096, help="longer examples are dropped and counted")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -42,7 +42,7 @@ def encode_examples(path: Path, rows: list[dict], tokenizer, max_length: int) ->
     if len(kept) < len(pairs):
         print(f"{path}: dropped {len(pairs) - len(kept)} of {len(pairs)} examples, longer than {max_length} tokens", file=sys.stderr)
     if not kept:
-        sys.exit(f"error: {path}: no example is left to train on")
+        policy.fail(f"{path}: no example is left to train on")
     return [prompt for prompt, _ in kept], [response for _, response in kept]
 
 
@@ -85,7 +85,7 @@ def main() -> None:
 
     rows = policy.read_jsonl(args.data, ("prompt", "response"))
     model, tokenizer = policy.load(args.model)
-    prompts, responses = encode_examples(args.data, rows, tokenizer, args.max_length)
+    prompts, responses = encode_examples(args.data, rows, tokenizer, min(args.max_length, model.config.max_position_embeddings))
     steps = max(1, round(args.epochs * len(prompts) / args.batch))
     optimizers = make_optimizer(model, args.optimizer, args.lr)
     run = policy.Run(args)

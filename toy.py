@@ -24,8 +24,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-LETTERS = "bdgkm"  # no two of them stand side by side in a Python keyword, so the tokenizer never merges them
-MAX_INT, MAX_TEXT, MAX_ITEMS = 30, 5, 4
+LETTERS = "bdgk"  # no two of them stand side by side in a Python keyword, so the tokenizer never merges them
+MAX_INT, MAX_TEXT, MAX_ITEMS = 20, 4, 3
 TAGS = [f"<{slash}{name}>" for name in ("reasoning", "print", "answer", "input") for slash in ("", "/")]
 PAD, EOS = "<|pad|>", "<|end|>"
 
@@ -35,7 +35,7 @@ PAD, EOS = "<|pad|>", "<|end|>"
 
 
 def small(value) -> bool:
-    """True if a value is small enough for the toy: |int| <= 30, str <= 5 letters, list and dict <= 4 items."""
+    """True if a value is small enough for the toy: |int| <= 20, str <= 4 letters, list and dict <= 3 items."""
     if isinstance(value, (bool, int)):
         return abs(value) <= MAX_INT
     if isinstance(value, str):
@@ -56,12 +56,12 @@ class Generator:
         """A random value of the type int, str, list or dict."""
         rng = self.rng
         if kind is int:
-            return rng.randint(0, 9)
+            return rng.randint(0, 5)
         if kind is str:
             return "".join(rng.choices(LETTERS, k=rng.randint(2, 3)))
         if kind is list:
-            return [rng.randint(0, 9) for _ in range(rng.randint(2, 3))]
-        return {letter: rng.randint(0, 9) for letter in rng.sample(LETTERS, rng.randint(1, 2))}
+            return [rng.randint(0, 5) for _ in range(rng.randint(2, 3))]
+        return {letter: rng.randint(0, 5) for letter in rng.sample(LETTERS, rng.randint(1, 2))}
 
     def pick(self, kind: type):
         """A variable that holds a value of exactly this type, the newest ones first; None if there is none."""
@@ -145,7 +145,7 @@ class Generator:
 
     def mutate(self):
         """A statement that changes a variable in place: an augmented assignment, a method call or an item."""
-        rng, digit = self.rng, self.rng.randint(1, 5)
+        rng, digit = self.rng, self.rng.randint(1, 3)
         if (name := self.pick(dict)) and rng.random() < 0.7:
             key = rng.choice(LETTERS)
             line, value = f"{name}[{key!r}] = {digit}", self.env[name] | {key: digit}
@@ -178,7 +178,7 @@ class Generator:
         source = self.pick(list) or self.pick(str)
         if source is None or not self.env[source]:
             return self.assign()
-        items, digit, name = self.env[source], self.rng.randint(1, 5), self.new_name()
+        items, digit, name = self.env[source], self.rng.randint(1, 3), self.new_name()
         forms = [("[]", f"{name} = [x] + {name}", list(items[::-1]))]
         if all(type(item) is int for item in items):
             forms += [("0", f"{name} += x", sum(items)), ("[]", f"{name}.append(x + {digit})", [x + digit for x in items]),
@@ -295,8 +295,8 @@ def tokenizer_texts(rows):
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Make toy programs, a tokenizer and a tiny random model.")
     parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder to write to")
-    parser.add_argument("--sft", type=int, default=10000, help="number of programs for sft.py")
-    parser.add_argument("--rl", type=int, default=4000, help="number of programs for bigrpo.py")
+    parser.add_argument("--sft", type=int, default=8000, help="number of programs for sft.py")
+    parser.add_argument("--rl", type=int, default=3000, help="number of programs for bigrpo.py")
     parser.add_argument("--test", type=int, default=1000, help="number of programs for evaluate.py")
     parser.add_argument("--difficulty", type=int, default=2, choices=range(1, 10), help="statements per program, about")
     parser.add_argument("--width", type=int, default=128, help="hidden size of the model")
@@ -305,20 +305,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make(count: int, test: bool, args) -> list[dict]:
-    """A list of `count` programs, under a bar."""
+def make(test: bool, args) -> list[dict]:
+    """As many programs of one side as training takes, in random order.
+
+    The longer the stream, the more of the short programs have been seen: shuffled pieces of streams of one length are alike.
+    """
     from tqdm import tqdm
 
-    return list(tqdm(programs(count, test, args.difficulty, args.seed), total=count, desc=f"{'test' if test else 'train'} programs"))
+    count = args.sft + args.rl
+    rows = list(tqdm(programs(count, test, args.difficulty, args.seed), total=count, desc=f"{'test' if test else 'train'} programs"))
+    random.Random(args.seed).shuffle(rows)
+    return rows
 
 
 def main() -> None:
     args = build_parser().parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    train = make(args.sft + args.rl, False, args)
+    train, test = make(False, args), make(True, args)
     write_jsonl(args.out / "sft.jsonl", train[:args.sft])
     write_jsonl(args.out / "rl.jsonl", train[args.sft:])
-    write_jsonl(args.out / "test.jsonl", make(args.test, True, args))
+    write_jsonl(args.out / "test.jsonl", test[:args.test])
     tokenizer = make_tokenizer(tokenizer_texts(train[:2000]))
     model = make_model(tokenizer, args.width, args.layers, args.seed)
     model.save_pretrained(args.out / "model")

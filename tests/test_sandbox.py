@@ -3,12 +3,14 @@
 After every attack: the right status within the limit plus one second, no process and no file left behind, and an honest
 program still runs. Set STEPCODE_DATA to a folder with cruxeval.jsonl to run the benchmark's programs too."""
 import ast
+import atexit
 import glob
 import itertools
 import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,8 +21,12 @@ import time
 
 import pytest
 
-import sandbox
-from sandbox import Status, check, trace, trace_inputs, trace_lines, trace_many
+tempfile.tempdir = tempfile.mkdtemp()       # so that what others leave in /tmp is not counted
+os.chmod(tempfile.tempdir, 0o755)
+atexit.register(shutil.rmtree, tempfile.tempdir)
+
+import sandbox  # noqa: E402
+from sandbox import Status, check, trace, trace_inputs, trace_lines, trace_many  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LINUX = sys.platform == "linux"
@@ -59,9 +65,8 @@ def assert_nothing_left():
     if LINUX:
         for server in servers:      # the launcher, and process 1 of its namespace; nothing else
             assert len(descendants(server.process.pid)) <= 1
-    directories = glob.glob(os.path.join(tempfile.gettempdir(), "sandbox-*"))
-    mine = {server.directory for server in servers}
-    assert mine <= set(directories) and not any(os.listdir(path) for path in mine)
+    assert not any(os.listdir(server.directory) for server in servers if os.path.exists(server.directory))
+    assert set(glob.glob(os.path.join(tempfile.gettempdir(), "sandbox-*"))) <= {server.directory for server in servers}
 
 
 def attack(program, call="", timeout=1.0):
@@ -178,9 +183,9 @@ ATTACKS = {
     "string": ("x = 'y' * (1 << 34)", "memory"),
     "power": ("x = 7 ** (7 ** 12)", "timeout memory"),
     "memory in pieces": ("import mmap\nx = [mmap.mmap(-1, 1 << 26) for _ in range(100)]", "error memory"),
-    "endless output": ("while True: print('x')", "output"),
-    "endless output that swallows": ("while True:\n  try:\n    while True: print('x')\n  except BaseException: pass", "output"),
-    "endless error output": ("import sys\nwhile True: print('x', file=sys.stderr)", "output"),
+    "endless output": ("while True: print('x' * 1000)", "output"),
+    "endless output that swallows": ("while True:\n  try:\n    while True: print('x' * 1000)\n  except BaseException: pass", "output"),
+    "endless error output": ("import sys\nwhile True: print('x' * 1000, file=sys.stderr)", "output"),
     "endless anchors": ("x = 1\nwhile True: print(f'x: {x}')", "output"),
     "long line": ("print('x' * 100_000_000)", "output"),
     "long value": ("", "output", "'x' * 10_000_000"),
@@ -444,7 +449,7 @@ HOSTILE_INPUTS = ["(f := lambda *a: 1)", "f(1) + f(2)", "1) + f(2", "1)(2", "1) 
 
 
 def test_hostile_inputs():
-    for text, result in zip(HOSTILE_INPUTS, trace_inputs(IDENTITY, "f", HOSTILE_INPUTS)):
+    for text, result in zip(HOSTILE_INPUTS, trace_inputs(IDENTITY, "f", HOSTILE_INPUTS), strict=True):
         if text in ("1 #", "# 1", "f(1) #", "..."):
             assert result.status == "ok", text      # comments and the ellipsis are harmless
         else:
@@ -523,6 +528,11 @@ def test_many_in_order_and_lazily():
     assert list(trace_many([])) == []
 
 
+def test_a_slow_job_holds_back_but_loses_nothing():
+    jobs = [("import time\ntime.sleep(2)" if n == 0 else "", str(n)) for n in range(400)]
+    assert [result.value for result in trace_many(jobs, workers=2)] == [str(n) for n in range(400)]
+
+
 def test_an_error_of_the_jobs_is_the_callers():
     with pytest.raises(ZeroDivisionError):
         list(trace_many((HONEST, f"f({1 / n})") for n in (2, 1, 0)))
@@ -544,7 +554,7 @@ def test_a_worker_that_dies_is_replaced(monkeypatch):
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("layers", [sandbox.LAYERS, ("seccomp",)])
-def test_ending_the_caller_leaves_nothing(number, layers):
+def test_ending_the_caller_leaves_nothing(number, layers, tmp_path):
     code = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
@@ -552,7 +562,8 @@ import sandbox
 sandbox.LAYERS = {layers!r}
 list(sandbox.trace_many([('import time; time.sleep(9)', '')] * 4, timeout=3))
 """
-    caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    environment = dict(os.environ, TMPDIR=str(tmp_path))
+    caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + 10
     while len(below := descendants(caller.pid)) < 3 and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -564,6 +575,8 @@ list(sandbox.trace_many([('import time; time.sleep(9)', '')] * 4, timeout=3))
     while any(map(alive, below)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert below and not list(filter(alive, below))
+    if number == signal.SIGINT or FULL and layers == sandbox.LAYERS:
+        assert not os.listdir(tmp_path)
 
 
 def test_a_fork_of_the_caller_has_its_own_workers():
@@ -624,7 +637,7 @@ def test_cruxeval():
         pytest.skip("no cruxeval.jsonl in $STEPCODE_DATA")
     rows = [json.loads(line) for line in path.open()]
     results = trace_many((row["code"] + f"\nassert {row['output']} == f({row['input']})", "") for row in rows)
-    assert [row["id"] for row, result in zip(rows, results) if result.status != "ok"] == []
+    assert [row["id"] for row, result in zip(rows, results, strict=True) if result.status != "ok"] == []
 
 
 def resident(pid):

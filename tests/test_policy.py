@@ -1,0 +1,263 @@
+"""policy.py: where a token starts in the text, how sequences share a batch, and log-probabilities on which sampler and trainer agree."""
+
+import functools
+import math
+import random
+
+import pytest
+import torch
+
+import policy
+import toy
+
+torch.set_num_threads(1)
+
+
+@functools.cache
+def toy_tokenizer():
+    """Every byte is a token; the tags and frequent pieces of source text are tokens too."""
+    return toy.make_tokenizer(list(toy.tokenizer_texts(toy.programs(20, False, 2, seed=0))))
+
+
+class Twelve:
+    """A vocabulary of twelve tokens in which one id, 0, is the end, the padding and an ordinary member: the hardest case for masks."""
+
+    eos_token_id = pad_token_id = 0
+
+    def __len__(self):
+        return 12
+
+
+@functools.cache
+def model():
+    """A random Qwen2 of one layer. Weights three times the usual make its distributions uneven and dependent on context and position."""
+    network = toy.make_model(Twelve(), width=16, layers=1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+    return network
+
+
+def plain_logprobs(prompt, response, temperature=1.0):
+    """log pi of each response token: one sequence, no batch, no padding. [tokens, V] all and [tokens] chosen."""
+    logits = model()(input_ids=torch.tensor([prompt + response])).logits[0]
+    rows = torch.stack([(logits[len(prompt) - 1 + t] / temperature).log_softmax(-1) for t in range(len(response))])
+    return rows, torch.stack([rows[t, token] for t, token in enumerate(response)])
+
+
+def random_sequences(seed, count=7):
+    """(prompts, responses) of all lengths; some responses are a single token, many hold 0 in their middle."""
+    rng = random.Random(seed)
+    prompts = [[rng.randrange(12) for _ in range(rng.randint(1, 9))] for _ in range(count)]
+    responses = [[rng.choice((0, rng.randrange(12))) for _ in range(rng.choice((1, 2, 5, 12)))] for _ in range(count)]
+    return prompts, responses
+
+
+def gradient(loss):
+    model().zero_grad()
+    loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model().parameters()])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Text and tokens
+
+
+def test_a_token_starts_where_its_first_character_stands():
+    ids = policy.encode_response(toy_tokenizer(), "<print>a: 1</print>")
+    text, starts = policy.decode(toy_tokenizer(), ids)
+    # tokens: <print>  a  ": "  1  </print>  end          (": " is a frequent piece of the programs, hence one token)
+    assert text == "<print>a: 1</print>"
+    assert starts == [0, 7, 8, 10, 11, 19]
+
+
+def test_the_end_token_starts_behind_the_text_and_is_not_in_it():
+    ids = policy.encode_response(toy_tokenizer(), "ab")
+    assert ids[-1] == toy_tokenizer().eos_token_id
+    assert policy.decode(toy_tokenizer(), ids) == ("ab", [0, 1, 2])
+    assert policy.decode(toy_tokenizer(), ids[:-1]) == ("ab", [0, 1])  # cut at the length limit: no end token
+    assert policy.decode(toy_tokenizer(), []) == ("", [])
+
+
+def test_all_tokens_of_a_character_start_where_it_does():
+    ids = toy_tokenizer().encode("aé€😀<print>b")
+    # a: one byte; é: two; €: three; 😀: four; then one token for the tag
+    assert policy.decode(toy_tokenizer(), ids) == ("aé€😀<print>b", [0] + [1] * 2 + [2] * 3 + [3] * 4 + [4, 11])
+
+
+def test_a_token_that_ends_in_half_a_character_does_not_pull_the_other_half_forward():
+    from transformers import Qwen2Tokenizer
+
+    vocabulary = {letter: i for i, letter in enumerate("Ġ>âĤ¬")}  # Ġ is a space; â, Ĥ, ¬ are the bytes e2 82 ac of €
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary | {"Ġâ": 5}, merges=[("Ġ", "â")], unk_token=None, eos_token="<end>", pad_token="<end>")
+    ids = tokenizer.encode("> €")
+    assert tokenizer.convert_ids_to_tokens(ids) == [">", "Ġâ", "Ĥ", "¬"]
+    assert policy.decode(tokenizer, ids) == ("> €", [0, 1, 2, 2])
+
+
+def test_a_byte_that_begins_no_character_is_one_and_the_next_token_stands_behind_it():
+    ff = toy_tokenizer().convert_tokens_to_ids("ÿ")  # that is how the vocabulary spells the byte ff
+    [c3, a9], [e2, *_], [tag] = map(toy_tokenizer().encode, ("é", "€", "<print>"))
+    assert policy.decode(toy_tokenizer(), [ff, c3, a9, tag]) == ("\N{REPLACEMENT CHARACTER}é<print>", [0, 1, 1, 2])
+    assert policy.decode(toy_tokenizer(), [c3, a9, e2, tag]) == ("é\N{REPLACEMENT CHARACTER}<print>", [0, 0, 1, 2])
+    assert policy.decode(toy_tokenizer(), [e2, toy_tokenizer().eos_token_id]) == ("\N{REPLACEMENT CHARACTER}", [0, 1])
+
+
+def test_what_was_sampled_is_never_tokenized_again():
+    tokenizer = toy_tokenizer()
+    bytewise = [tokenizer.convert_tokens_to_ids(letter) for letter in "<print>"]  # seven tokens where encode() gives one
+    assert len(tokenizer.encode("<print>")) == 1
+    assert policy.decode(tokenizer, bytewise) == ("<print>", [0, 1, 2, 3, 4, 5, 6])
+
+
+def test_piecewise_decoding_equals_decoding_at_once():
+    tokenizer, rng = toy_tokenizer(), random.Random(0)
+    for _ in range(200):  # mostly invalid UTF-8, as an untrained model writes it
+        ids = [rng.choice((rng.randrange(len(tokenizer)), rng.randrange(100, 256))) for _ in range(rng.randint(1, 30))]
+        ids = [token for token in ids if token != tokenizer.eos_token_id] + [tokenizer.eos_token_id]
+        text, starts = policy.decode(tokenizer, ids)
+        assert text == tokenizer.decode(ids[:-1])
+        assert len(starts) == len(ids) and starts == sorted(starts)
+
+
+def test_starts_agree_with_the_lengths_of_decoded_prefixes():
+    tokenizer = toy_tokenizer()
+    for row in toy.programs(20, False, 2, seed=1):
+        ids = tokenizer.encode(row["code"])
+        assert policy.decode(tokenizer, ids) == (row["code"], [len(tokenizer.decode(ids[:t])) for t in range(len(ids))])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Micro-batches
+
+
+def test_every_sequence_is_in_one_micro_batch_and_no_padded_batch_exceeds_the_budget():
+    for seed in range(200):
+        rng = random.Random(seed)
+        lengths = [rng.randint(1, 60) for _ in range(rng.randint(0, 30))]
+        batches = policy.micro_batches(lengths, token_budget=50)
+        assert sorted(index for rows in batches for index in rows) == list(range(len(lengths)))
+        for rows in batches:
+            assert len(rows) == 1 or len(rows) * max(lengths[index] for index in rows) <= 50
+
+
+def test_a_sequence_longer_than_the_budget_stands_alone():
+    # sorted by length: 2, 3, 3, 9.  2 x 3 = 6 fits into 6, 3 x 3 = 9 does not; 9 fits nowhere
+    assert policy.micro_batches([9, 3, 2, 3], token_budget=6) == [[2, 1], [3], [0]]
+
+
+def test_a_batch_is_filled_before_the_next_is_begun():
+    assert policy.micro_batches([5] * 6, token_budget=15) == [[0, 1, 2], [3, 4, 5]]  # 3 x 5 = 15 is still allowed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Log-probabilities
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_log_probabilities_and_entropies_are_those_of_each_sequence_alone(temperature):
+    for seed in range(10):
+        prompts, responses = random_sequences(seed)
+        logprobs, entropy = policy.token_logprobs(model(), prompts, responses, temperature)
+        plain = [plain_logprobs(prompt, response, temperature) for prompt, response in zip(prompts, responses)]
+        torch.testing.assert_close(logprobs, torch.cat([chosen for _, chosen in plain]), rtol=0, atol=1e-5)
+        # H = -sum_v p(v) log p(v)
+        torch.testing.assert_close(entropy, torch.cat([-(rows.exp() * rows).sum(-1) for rows, _ in plain]), rtol=0, atol=1e-5)
+
+
+def test_padding_beside_a_longer_sequence_changes_no_gradient():
+    prompts, responses = random_sequences(0)
+    weights = torch.randn(sum(map(len, responses)), generator=torch.Generator().manual_seed(0))
+    together = gradient((policy.token_logprobs(model(), prompts, responses)[0] * weights).sum())
+    pieces = weights.split([len(response) for response in responses])
+    alone = sum(gradient((policy.token_logprobs(model(), [prompt], [response])[0] * piece).sum())
+                for prompt, response, piece in zip(prompts, responses, pieces))
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_token_counts_by_its_place_and_not_by_its_value():
+    # Token 0 is the end, the padding and the number that fills up short rows. The response 0 3 0 0 has four tokens all the same.
+    logprobs, _ = policy.token_logprobs(model(), [[5, 0], [1] * 9], [[0, 3, 0, 0], [2]])
+    assert logprobs.shape == (5,) and (logprobs < 0).all()
+    last = gradient(logprobs[3])  # the end token, in a row that is padded with its like
+    torch.testing.assert_close(last, gradient(plain_logprobs([5, 0], [0, 3, 0, 0])[1][3]), rtol=1e-4, atol=1e-5)
+    assert last.abs().max() > 0.01
+
+
+def test_chunks_of_logits_change_neither_values_nor_gradients():
+    prompts, responses = random_sequences(1)
+    whole, entropy = policy.token_logprobs(model(), prompts, responses, 0.7)
+    whole_gradient = gradient(whole.square().sum())
+    for chunk in (1, 3, len(whole) - 1, len(whole)):
+        parts, parts_entropy = policy.token_logprobs(model(), prompts, responses, 0.7, chunk=chunk)
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+        torch.testing.assert_close(parts_entropy, entropy, rtol=0, atol=1e-5)
+        torch.testing.assert_close(gradient(parts.square().sum()), whole_gradient, rtol=1e-4, atol=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sampling
+
+
+def sample(prompts, n=4, max_tokens=20, temperature=1.0, seeds=None, **more):
+    seeds = seeds or [(7, p) for p in range(len(prompts))]
+    return policy.sample(model(), Twelve(), prompts, n, max_tokens, temperature, seeds, **more)
+
+
+def same(some, others):
+    """The same tokens, and log-probabilities that differ by rounding only."""
+    return all(a.ids == b.ids and a.ended == b.ended and max(abs(x - y) for x, y in zip(a.logprobs, b.logprobs)) < 1e-4
+               for one, other in zip(some, others, strict=True) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_the_sampler_s_log_probabilities_are_the_trainer_s(temperature):
+    prompts, _ = random_sequences(2)
+    samples = sample(prompts, temperature=temperature)
+    flat = [(prompt, one) for prompt, some in zip(prompts, samples) for one in some]
+    assert 0 < sum(one.ended for _, one in flat) < len(flat)  # both kinds are compared: ended and cut
+    logprobs, _ = policy.token_logprobs(model(), [prompt for prompt, _ in flat], [one.ids for _, one in flat], temperature)
+    torch.testing.assert_close(torch.tensor([x for _, one in flat for x in one.logprobs]), logprobs.detach(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_tokens_are_drawn_from_the_softmax_of_the_logits_over_the_temperature(temperature):
+    draws = 4000
+    samples = sample([[3, 1, 4]], n=draws, max_tokens=1, temperature=temperature, max_rows=draws)[0]
+    counts = torch.bincount(torch.tensor([one.ids[0] for one in samples]), minlength=12)
+    expected = draws * (model()(input_ids=torch.tensor([[3, 1, 4]])).logits[0, -1] / temperature).softmax(-1)
+    # Pearson's sum over 12 classes has mean 11 and standard deviation sqrt(22) = 4.7; 35 is five of them away.
+    assert ((counts - expected).square() / expected).sum() < 35
+
+
+def test_what_is_sampled_depends_on_neither_the_neighbours_nor_the_rows_at_a_time():
+    prompts, _ = random_sequences(3)
+    samples = sample(prompts)
+    assert len({len(one.ids) for some in samples for one in some}) > 3  # rows end at different times
+    for max_rows in (1, 4, 9):
+        assert same(samples, sample(prompts, max_rows=max_rows))
+    for p, prompt in enumerate(prompts):
+        assert same([samples[p]], sample([prompt], seeds=[(7, p)]))
+    assert same(samples[::-1], sample(prompts[::-1], seeds=[(7, p) for p in range(len(prompts))][::-1]))
+
+
+def test_every_rollout_and_every_prompt_has_its_own_stream():
+    same_prompt = sample([[1, 2]] * 3, n=4)
+    assert len({tuple(one.ids) for some in same_prompt for one in some}) > 9  # of 12; a few short ones may coincide
+    assert same(same_prompt, sample([[1, 2]] * 3, n=4))  # and the same stream gives the same responses
+
+
+def test_a_sample_ends_with_the_end_token_or_at_the_length_limit():
+    prompts, _ = random_sequences(4)
+    for one in [one for some in sample(prompts, n=8) for one in some]:
+        assert len(one.ids) == len(one.logprobs) <= 20
+        assert 0 not in one.ids[:-1]
+        assert one.ended == (one.ids[-1] == 0) and (one.ended or len(one.ids) == 20)
+
+
+def test_temperature_0_takes_the_likeliest_token():
+    prompts, _ = random_sequences(5)
+    for prompt, [one] in zip(prompts, sample(prompts, n=1, temperature=0)):
+        rows, chosen = plain_logprobs(prompt, one.ids)
+        assert one.ids == rows.argmax(-1).tolist()
+        assert all(math.isclose(x, y, abs_tol=1e-4) for x, y in zip(one.logprobs, chosen.tolist()))

@@ -1,0 +1,104 @@
+"""sft.py and one step of bigrpo.py on a tiny model: the weights move the right way, and a run leaves what repeats it."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+import bigrpo
+import policy
+import sft
+import toy
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny checkpoint and an example file, of output prediction, made without a sandbox."""
+    path = tmp_path_factory.mktemp("sft")
+    rows = [{"id": str(i), "prompt": f"a = {i}\nassert f({i}) == ??", "response": f"<reasoning></reasoning><print>a: {i}</print><answer>{i}</answer>",
+             "anchors": [["a", str(i)], ["b", str(i)]], "output": str(i), "task": "output", "instrumented": "", "call": "f()"} for i in range(8)]
+    toy.write_jsonl(path / "examples.jsonl", rows)
+    tokenizer = toy.make_tokenizer([row["prompt"] for row in rows])
+    policy.save(toy.make_model(tokenizer, width=32, layers=1), tokenizer, path / "model")
+    return path
+
+
+def run(monkeypatch, module, *words):
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+    module.main()
+
+
+def test_a_step_lowers_the_loss_on_responses_and_prompts_carry_none(folder):
+    model, tokenizer = policy.load(str(folder / "model"))
+    prompts, responses = [tokenizer.encode("a = 1")], [policy.encode_response(tokenizer, "<answer>1</answer>")]
+    optimizers = sft.make_optimizer(model, "adamw", 1e-3)
+    losses = [sft.train_step(model, optimizers, prompts, responses, 64)["loss"] for _ in range(5)]
+    assert losses == sorted(losses, reverse=True)
+    by_hand = -policy.token_logprobs(model, prompts, responses)[0].mean().item()
+    assert sft.train_step(model, optimizers, prompts, responses, 64)["loss"] == pytest.approx(by_hand)
+
+
+def test_the_gradient_does_not_depend_on_micro_batches(folder):
+    gradients = []
+    for budget in (1, 40, 10_000):
+        model, tokenizer = policy.load(str(folder / "model"))
+        rows = policy.read_jsonl(folder / "examples.jsonl", ("prompt", "response"))
+        prompts, responses = sft.encode_examples(folder, rows, tokenizer, 512)
+        gradients.append(sft.train_step(model, [], prompts, responses[:1] + [r[:5] for r in responses[1:]], budget)["grad_norm"])
+    assert gradients == pytest.approx([gradients[0]] * 3, rel=1e-5)
+
+
+def test_muon_takes_the_matrices_between_embedding_and_head(folder):
+    model, _ = policy.load(str(folder / "model"))
+    muon, adamw = sft.make_optimizer(model, "muon", 1e-3)
+    shapes = [weight.ndim for group in muon.param_groups for weight in group["params"]]
+    assert len(shapes) == 7 and set(shapes) == {2}  # q, k, v, o, gate, up, down of one layer
+    count = sum(len(group["params"]) for optimizer in (muon, adamw) for group in optimizer.param_groups)
+    assert count == len(list(model.parameters()))
+
+
+def test_long_examples_are_counted_and_an_empty_rest_is_an_error(folder, capsys):
+    _, tokenizer = policy.load(str(folder / "model"))
+    rows = [{"prompt": "a", "response": "b"}, {"prompt": "a" * 50, "response": "b"}]
+    prompts, _ = sft.encode_examples(folder, rows, tokenizer, 20)
+    assert len(prompts) == 1 and "dropped 1 of 2" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        sft.encode_examples(folder, rows, tokenizer, 1)
+    assert stop.value.code == 2
+
+
+def test_a_run_leaves_settings_metrics_and_a_checkpoint_and_repeats_from_its_seed(folder, monkeypatch):
+    for name in ("one", "two"):
+        run(monkeypatch, sft, "--model", folder / "model", "--data", folder / "examples.jsonl", "--out", folder / name, "--batch", 4, "--lr", 1e-3)
+    records = [[json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "two")]
+    for record in records[0] + records[1]:
+        record.pop("timing")
+    assert records[0] == records[1] and len(records[0]) >= 4
+    assert json.loads((folder / "one" / "settings.json").read_text())["settings"]["batch"] == "4"
+    assert policy.load(str(folder / "one" / "model"))[0].config.model_type == "qwen2"
+
+
+class RewardForOnes:
+    """Stands in for rewards.py: every response that holds a 1 is right. Only a policy that moves toward ones gains."""
+
+    @staticmethod
+    def parse(text):
+        return type("Response", (), {"blocks": []})
+
+    @staticmethod
+    def score_many(texts, examples):
+        return [[0.0, 0.0]] * len(texts), [[True, True]] * len(texts), [float("1" in text) for text in texts]
+
+
+def test_rl_steps_raise_the_reward(folder, monkeypatch):
+    monkeypatch.setattr(bigrpo, "rewards", RewardForOnes)
+    run(monkeypatch, bigrpo, "--model", folder / "model", "--data", folder / "examples.jsonl", "--out", folder / "rl", "--steps", 12,
+        "--prompts", 8, "--group", 8, "--max-tokens", 12, "--lr", 1e-2, "--beta", 0)
+    rewards = [json.loads(line)["final_reward"] for line in (folder / "rl" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
+    rollouts = [json.loads(line) for line in (folder / "rl" / "rollouts.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rollouts} == {0, 10, 11} and len(rollouts) == 3 * 64
+    assert all(len(row["starts"]) == len(row["token_advantage"]) for row in rollouts)

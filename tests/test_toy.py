@@ -1,0 +1,55 @@
+"""toy.py: every program runs and gives what the generator thinks, the split holds, the tokenizer loses nothing, the folder opens."""
+
+import sandbox
+import toy
+
+
+def test_every_program_runs():
+    for difficulty in (1, 3, 5):
+        rows = list(toy.programs(60, False, difficulty, seed=1))
+        statuses = [trace.status for trace in sandbox.trace_many((row["code"], row["call"]) for row in rows)]
+        assert statuses == ["ok"] * 60
+
+
+def test_the_generator_knows_the_values_it_writes_about():
+    # Values are followed by hand-written twins of each expression; a wrong twin would let results outgrow the toy's limits.
+    rows = list(toy.programs(150, True, 4, seed=2))
+    values = [trace.value for trace in sandbox.trace_many((row["code"], row["call"]) for row in rows)]
+    assert all(toy.small(toy_value(value)) for value in values)
+
+
+def toy_value(text):
+    import ast
+
+    return ast.literal_eval(text)
+
+
+def test_train_and_test_never_share_a_program_and_a_seed_repeats():
+    train, test = ({row["code"] for row in toy.programs(300, side, 2, seed=0)} for side in (False, True))
+    assert len(train) == len(test) == 300 and not train & test
+    assert list(toy.programs(20, False, 2, seed=5)) == list(toy.programs(20, False, 2, seed=5))
+    assert list(toy.programs(20, False, 2, seed=5)) != list(toy.programs(20, False, 2, seed=6))
+
+
+def test_difficulty_makes_programs_longer():
+    lengths = [sum(row["code"].count("\n") for row in toy.programs(100, False, difficulty, seed=0)) for difficulty in (1, 3, 5)]
+    assert lengths == sorted(lengths) and lengths[0] < lengths[2] / 2
+
+
+def test_all_kinds_of_statements_occur():
+    text = "\n".join(row["code"] for row in toy.programs(2000, False, 4, seed=0))
+    for piece in ("if ", "else:", "for x in", "        return ", ".append(", "[::-1]", "[1:]", ".upper()", " += ", "] = ", ".get(", " == "):
+        assert piece in text, piece
+
+
+def test_the_tokenizer_is_byte_complete_and_keeps_digits_and_tags_apart(tmp_path):
+    from transformers import AutoTokenizer
+
+    toy.make_tokenizer(toy.tokenizer_texts(toy.programs(300, False, 2, seed=0))).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("d = a + 12\n\tx  é €😀\x00\r\n", "<reasoning>c = 'bdg'</reasoning><print>c: bdg</print>"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert [tokenizer.decode([token]) for token in tokenizer.encode("<print>12</print>")] == ["<print>", "1", "2", "</print>"]
+    assert [tokenizer.decode([token]) for token in tokenizer.encode("'bdg'")] == ["'", "b", "d", "g", "'"]
+    assert tokenizer.eos_token_id != tokenizer.pad_token_id
