@@ -8,7 +8,7 @@ step it belongs to.
     python bigrpo.py                                         # the toy: runs/sft -> runs/rl
     torchrun bigrpo.py                                       # the same
     python bigrpo.py --explain                               # a worked group, without a model
-    python bigrpo.py --model runs/qwen-sft --data rl.jsonl --out runs/qwen-rl --group 5 --lr 1e-6 --beta 0.001 --max-tokens 4096
+    python bigrpo.py --model runs/qwen-sft --data rl.jsonl --out runs/qwen-rl --group 5 --optimizer adamw --lr 1e-6 --max-tokens 2048
 
 Shapes: P prompts in a batch, G rollouts of each, n anchors of a prompt, N response tokens of a micro-batch, end to end.
 
@@ -185,7 +185,7 @@ def assign_credit(group: list[Rollout], args) -> None:
 # Update
 
 
-def update(model, optimizer, reference, batch: list[Rollout], args) -> dict[str, float]:
+def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) -> dict[str, float]:
     """Eq. 15 on one batch, `--updates` times. Returns what the health line reports, as means over the response tokens of all ranks."""
     model.train()
     total = policy.all_sum(torch.tensor(float(sum(len(rollout.sample.ids) for rollout in batch)), device=model.device))
@@ -199,13 +199,9 @@ def update(model, optimizer, reference, batch: list[Rollout], args) -> dict[str,
             (loss.sum() / total).backward()
         for parameter in model.parameters():
             policy.all_sum(parameter.grad)
-        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm))
-        if not norms[-1].isfinite():
-            policy.fail("the gradient is not finite; the weights were left as they were")
-        optimizer.step()
-        optimizer.zero_grad()
+        norms.append(policy.optimizer_step(model, optimizers, lr, args.max_grad_norm))
     means = policy.all_sum(torch.stack([*sums.values()])) / total / args.updates
-    return dict(zip(sums, means.tolist())) | {"grad_norm": torch.stack(norms).mean().item()}
+    return dict(zip(sums, means.tolist())) | {"grad_norm": sum(norms) / len(norms)}
 
 
 def prepare(model, reference, rollouts: list[Rollout], args) -> dict:
@@ -320,7 +316,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--beta", type=float, default=0.001, help="weight of the KL of Eq. 15 (the paper states none); 0 needs no reference model")
     add("--kl", choices=["k3", "k2"], default="k3", help="estimator of the KL of Eq. 15 (the paper names none)")
     # optimization
-    add("--lr", type=policy.positive(float), default=3e-4, help="peak learning rate, then linear to zero (the paper: 1e-6 at 7B)")
+    add("--optimizer", choices=["muon", "adamw"], default="muon", help="muon for the toy, adamw to fine-tune a real model")
+    add("--lr", type=policy.positive(float), default=6e-4, help="peak learning rate, then linear to zero (the paper: 1e-6 at 7B)")
     add("--updates", type=policy.positive(int), default=1, help="optimizer steps on each batch of rollouts (the paper is silent)")
     add("--max-grad-norm", type=policy.positive(float), default=1.0)
     add("--token-budget", type=policy.positive(int), default=1024, help="tokens per micro-batch, padding counted")
@@ -353,15 +350,14 @@ def main() -> None:
     if not fitting:
         policy.fail(f"{args.data}: no prompt is left to train on")
     reference = policy.load(args.model)[0].eval() if args.beta else None
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizers = policy.make_optimizers(model, args.optimizer, args.lr)
     run = policy.Run(args, rank)
     rollouts = args.out / "rollouts.jsonl"
-    rollouts.unlink(missing_ok=True)
+    if rank == 0:
+        rollouts.unlink(missing_ok=True)
     bar = tqdm(range(args.steps), desc="bi-level GRPO", disable=rank > 0)
     for step in bar:
         start = time.time()
-        for settings in optimizer.param_groups:
-            settings["lr"] = learning_rate(step, args)
         places = range(rank, args.prompts, world)  # this rank's share of the prompts; a group is never split
         indices = policy.batch_indices(step, args.prompts, len(fitting), args.seed)
         groups = roll_out(model, tokenizer, [fitting[indices[p]] for p in places], [(args.seed, step, p) for p in places], args)
@@ -371,7 +367,7 @@ def main() -> None:
             assign_credit(group, args)
         scored = time.time()
         record = {"step": step, "lr": learning_rate(step, args)} | health(groups)
-        record |= update(model, optimizer, reference, [rollout for group in groups for rollout in group], args)
+        record |= update(model, optimizers, reference, [rollout for group in groups for rollout in group], record["lr"], args)
         record["timing"] = {"sample_s": sampled - start, "score_s": scored - sampled, "train_s": time.time() - scored}
         run.log(record)
         if rank == 0 and (step % args.dump_every == 0 or step == args.steps - 1):

@@ -200,7 +200,8 @@ def read_generations(path: Path, rows: dict) -> dict[str, list[str]]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Evaluate a model (run, the default), compare two results, or score a file of generations.")
+    parser = argparse.ArgumentParser(description="Evaluate a model (run, the default), compare two results, or score a file of generations.",
+                                     epilog="Options of the default: python evaluate.py run --help")
     commands = parser.add_subparsers(dest="action", required=True)
     add = commands.add_parser("run", help="sample, score and report").add_argument
     add("--model", default="runs/rl/model", help="checkpoint folder or Hugging Face id")

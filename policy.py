@@ -14,6 +14,7 @@ Choices made here, where the paper is silent:
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -146,6 +147,8 @@ def start_ranks() -> tuple[int, int]:
     """(rank, number of ranks); joins the process group where torchrun started several."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(default_device())
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     return int(os.environ.get("RANK", 0)), world
 
@@ -210,7 +213,31 @@ def decode(tokenizer, ids: list[int]) -> tuple[str, list[int]]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Log-probabilities
+# Optimizers and log-probabilities
+
+
+def make_optimizers(model, name: str, lr: float, weight_decay: float = 0.0) -> list[torch.optim.Optimizer]:
+    """"adamw": AdamW for all weights. "muon": Muon for the matrices between embedding and head, AdamW for the rest.
+
+    Both are torch.optim's. Muon needs fewer steps to train the toy from scratch; fine-tuning a real model keeps to AdamW.
+    """
+    matrices = [weight for key, weight in model.named_parameters() if name == "muon" and weight.ndim == 2 and ".layers." in key]
+    others = [weight for weight in model.parameters() if all(weight is not matrix for matrix in matrices)]
+    muon = [torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")] if matrices else []
+    return muon + [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay)]
+
+
+def optimizer_step(model, optimizers: list[torch.optim.Optimizer], lr: float, max_grad_norm: float) -> float:
+    """Clip the gradient, take one step at this learning rate, clear the gradient; the norm before clipping."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
+    if not math.isfinite(norm):
+        fail("the gradient is not finite; the weights were left as they were")
+    for optimizer in optimizers:
+        for settings in optimizer.param_groups:
+            settings["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad()
+    return norm
 
 
 def micro_batches(lengths: list[int], token_budget: int) -> list[list[int]]:

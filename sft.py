@@ -25,10 +25,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="runs/toy/model", help="checkpoint folder or Hugging Face id to start from")
     parser.add_argument("--data", type=Path, default=Path("runs/toy/sft_examples.jsonl"), help="JSONL from augment.py")
     parser.add_argument("--out", type=Path, default=Path("runs/sft"), help="folder for model, settings and metrics")
-    parser.add_argument("--epochs", type=policy.positive(float), default=2)
+    parser.add_argument("--epochs", type=policy.positive(float), default=2.5)
     parser.add_argument("--batch", type=policy.positive(int), default=16, help="examples per optimizer step")
     parser.add_argument("--lr", type=policy.positive(float), default=4e-3, help="peak learning rate: short warm-up, then linear to zero")
-    parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon", help="muon to train from scratch, adamw to fine-tune")
+    parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon", help="muon for the toy, adamw to fine-tune a real model")
     parser.add_argument("--token-budget", type=policy.positive(int), default=1024, help="tokens per micro-batch, padding counted")
     parser.add_argument("--max-length", type=policy.positive(int), default=4096, help="longer examples are dropped and counted")
     parser.add_argument("--seed", type=int, default=0)
@@ -51,18 +51,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * min((step + 1) / 50, 1 - step / steps)
 
 
-def make_optimizer(model, name: str, lr: float) -> list[torch.optim.Optimizer]:
-    """AdamW for all weights, or Muon for the matrices between embedding and head and AdamW for the rest.
-
-    Muon (torch.optim) learns the toy from scratch in about two thirds of AdamW's steps; fine-tuning keeps to AdamW.
-    """
-    matrices = [weight for key, weight in model.named_parameters() if name == "muon" and weight.ndim == 2 and ".layers." in key]
-    others = [weight for weight in model.parameters() if all(weight is not matrix for matrix in matrices)]
-    muon = [torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")] if matrices else []
-    return muon + [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.01)]
-
-
-def train_step(model, optimizers, prompts, responses, token_budget: int) -> dict[str, float]:
+def train_step(model, optimizers, prompts, responses, token_budget: int, lr: float) -> dict[str, float]:
     """One step on a batch of token ids: mean loss per response token, and gradient norm."""
     model.train()
     total = sum(map(len, responses))  # the one normaliser of the whole batch
@@ -72,11 +61,7 @@ def train_step(model, optimizers, prompts, responses, token_budget: int) -> dict
         part = -logprobs.sum() / total
         part.backward()
         loss += part.detach()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad()
-    return {"loss": loss.item(), "grad_norm": norm.item()}
+    return {"loss": loss.item(), "grad_norm": policy.optimizer_step(model, optimizers, lr, max_grad_norm=1.0)}
 
 
 def main() -> None:
@@ -87,17 +72,14 @@ def main() -> None:
     model, tokenizer = policy.load(args.model)
     prompts, responses = encode_examples(args.data, rows, tokenizer, min(args.max_length, model.config.max_position_embeddings))
     steps = max(1, round(args.epochs * len(prompts) / args.batch))
-    optimizers = make_optimizer(model, args.optimizer, args.lr)
+    optimizers = policy.make_optimizers(model, args.optimizer, args.lr, weight_decay=0.01)
     run = policy.Run(args)
     bar = tqdm(range(steps), desc="sft")
     for step in bar:
         start = time.time()
-        for optimizer in optimizers:
-            for settings in optimizer.param_groups:
-                settings["lr"] = learning_rate(step, steps, args.lr)
         rows = policy.batch_indices(step, args.batch, len(prompts), args.seed)
         record = {"step": step, "lr": learning_rate(step, steps, args.lr)}
-        record |= train_step(model, optimizers, [prompts[i] for i in rows], [responses[i] for i in rows], args.token_budget)
+        record |= train_step(model, optimizers, [prompts[i] for i in rows], [responses[i] for i in rows], args.token_budget, record["lr"])
         run.log(record | {"timing": {"step_s": time.time() - start}})
         bar.set_postfix_str(f"loss {record['loss']:.3f}")
     policy.save(model, tokenizer, args.out / "model")

@@ -24,8 +24,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-LETTERS = "bdgk"  # no two of them stand side by side in a Python keyword, so the tokenizer never merges them
-MAX_INT, MAX_TEXT, MAX_ITEMS = 20, 4, 3
+LETTERS = "bdgkm"  # no two of them stand side by side in a Python keyword, so the tokenizer never merges them
+MAX_INT, MAX_TEXT, MAX_ITEMS = 30, 5, 4
 TAGS = [f"<{slash}{name}>" for name in ("reasoning", "print", "answer", "input") for slash in ("", "/")]
 PAD, EOS = "<|pad|>", "<|end|>"
 
@@ -35,7 +35,7 @@ PAD, EOS = "<|pad|>", "<|end|>"
 
 
 def small(value) -> bool:
-    """True if a value is small enough for the toy: |int| <= 20, str <= 4 letters, list and dict <= 3 items."""
+    """True if a value is small enough for the toy: |int| <= 30, str <= 5 letters, list and dict <= 4 items."""
     if isinstance(value, (bool, int)):
         return abs(value) <= MAX_INT
     if isinstance(value, str):
@@ -56,12 +56,12 @@ class Generator:
         """A random value of the type int, str, list or dict."""
         rng = self.rng
         if kind is int:
-            return rng.randint(0, 5)
+            return rng.randint(0, 9)
         if kind is str:
             return "".join(rng.choices(LETTERS, k=rng.randint(2, 3)))
         if kind is list:
-            return [rng.randint(0, 5) for _ in range(rng.randint(2, 3))]
-        return {letter: rng.randint(0, 5) for letter in rng.sample(LETTERS, rng.randint(1, 2))}
+            return [rng.randint(0, 9) for _ in range(rng.randint(2, 3))]
+        return {letter: rng.randint(0, 9) for letter in rng.sample(LETTERS, rng.randint(1, 2))}
 
     def pick(self, kind: type):
         """A variable that holds a value of exactly this type, the newest ones first; None if there is none."""
@@ -145,7 +145,7 @@ class Generator:
 
     def mutate(self):
         """A statement that changes a variable in place: an augmented assignment, a method call or an item."""
-        rng, digit = self.rng, self.rng.randint(1, 3)
+        rng, digit = self.rng, self.rng.randint(1, 5)
         if (name := self.pick(dict)) and rng.random() < 0.7:
             key = rng.choice(LETTERS)
             line, value = f"{name}[{key!r}] = {digit}", self.env[name] | {key: digit}
@@ -178,7 +178,7 @@ class Generator:
         source = self.pick(list) or self.pick(str)
         if source is None or not self.env[source]:
             return self.assign()
-        items, digit, name = self.env[source], self.rng.randint(1, 3), self.new_name()
+        items, digit, name = self.env[source], self.rng.randint(1, 5), self.new_name()
         forms = [("[]", f"{name} = [x] + {name}", list(items[::-1]))]
         if all(type(item) is int for item in items):
             forms += [("0", f"{name} += x", sum(items)), ("[]", f"{name}.append(x + {digit})", [x + digit for x in items]),

@@ -427,7 +427,8 @@ def move(batch, reference=None, lr=1.0, **changes):
     """(how one call of update moved the weights, its metrics): with SGD, lr 1 and one update that is minus the gradient."""
     network = tiny_model()
     before = weights(network)
-    metrics = bigrpo.update(network, torch.optim.SGD(network.parameters(), lr), reference, batch, settings(**changes))
+    optimizers = [torch.optim.SGD(network.parameters(), 99.0)]  # update sets the learning rate
+    metrics = bigrpo.update(network, optimizers, reference, batch, lr, settings(**changes))
     return weights(network) - before, metrics
 
 
@@ -476,7 +477,7 @@ import sys, torch, bigrpo, policy, test_bigrpo as t
 rank, world = policy.start_ranks()
 batch, network = t.worked_batch(), t.tiny_model()
 share = batch[:3] if rank == 0 else batch[3:]
-metrics = bigrpo.update(network, torch.optim.SGD(network.parameters(), 1.0), t.tiny_model(1.9), share, t.settings(**t.TWO_RANKS))
+metrics = bigrpo.update(network, [torch.optim.SGD(network.parameters(), 1.0)], t.tiny_model(1.9), share, 1.0, t.settings(**t.TWO_RANKS))
 torch.save((world, t.weights(network), metrics), f"{sys.argv[1]}/{rank}")
 """
 TWO_RANKS = {"updates": 2, "beta": 0.1, "max_grad_norm": 0.5, "token_budget": 400}
@@ -561,7 +562,7 @@ def test_one_step_makes_what_was_right_likelier_and_what_was_wrong_less_likely()
     bigrpo.assign_credit(group, settings())
     network = tiny_model()
     before = [plain_logprobs(network, one).sum().item() for one in group]
-    bigrpo.update(network, torch.optim.SGD(network.parameters(), 0.01), None, group, settings())
+    bigrpo.update(network, [torch.optim.SGD(network.parameters(), 0.01)], None, group, 0.01, settings())
     assert plain_logprobs(network, right).sum() > before[0] and plain_logprobs(network, wrong).sum() < before[1]
 
 
@@ -605,7 +606,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_and_spares_the_weights():
     batch, network = worked_batch(), tiny_model()
     batch[0].advantage[0] = math.nan
     with pytest.raises(SystemExit):
-        bigrpo.update(network, torch.optim.SGD(network.parameters(), 1.0), None, batch, settings())
+        bigrpo.update(network, [torch.optim.SGD(network.parameters(), 1.0)], None, batch, 1.0, settings())
     torch.testing.assert_close(weights(network), weights(tiny_model()))
 
 
@@ -649,7 +650,7 @@ def test_sampler_and_trainer_agree_from_prompt_to_gradient(temperature):
     loss = sum(-one.advantage @ (plain_logprobs(network, one, temperature) - plain_logprobs(network, one, temperature).detach()).exp()
                for one in batch) / tokens(batch)
     expected = plain_move(network, loss)
-    metrics = bigrpo.update(network, torch.optim.SGD(network.parameters(), 1.0), None, batch, args)
+    metrics = bigrpo.update(network, [torch.optim.SGD(network.parameters(), 1.0)], None, batch, 1.0, args)
     assert metrics["sampler_gap"] < 1e-4 and metrics["ratio"] == pytest.approx(1)
     same(weights(network) - weights(tiny_model()), expected, atol=1e-5)
 

@@ -128,6 +128,34 @@ def test_starts_agree_with_the_lengths_of_decoded_prefixes():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Optimizers
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_every_weight_has_one_optimizer(name):
+    optimizers = policy.make_optimizers(model(), name, 0.1)
+    held = [id(weight) for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
+    assert sorted(held) == sorted(id(weight) for weight in model().parameters())
+
+
+def test_muon_takes_the_matrices_between_embedding_and_head():
+    muon, adamw = policy.make_optimizers(model(), "muon", 0.1)
+    names = {id(weight): key for key, weight in model().named_parameters()}
+    assert {names[id(weight)].split(".")[-2] for weight in muon.param_groups[0]["params"]} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert {"embed_tokens", "norm"} <= {names[id(weight)].split(".")[-2] for weight in adamw.param_groups[0]["params"]}
+
+
+def test_a_step_has_the_given_learning_rate_the_limited_gradient_and_leaves_none_behind():
+    weight = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.zeros_(weight.weight)
+    weight.weight.grad = torch.tensor([[3.0, 4.0]])  # its norm is 5, so a limit of 1 leaves 0.6, 0.8
+    norm = policy.optimizer_step(weight, [torch.optim.SGD(weight.parameters(), 99.0)], lr=0.5, max_grad_norm=1.0)
+    assert norm == 5 and weight.weight.grad is None
+    torch.testing.assert_close(weight.weight.detach(), torch.tensor([[-0.3, -0.4]]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Micro-batches
 
 

@@ -49,8 +49,6 @@ def test_help_answers_before_anything_heavy_is_imported(script):
             "assert not {'transformers', 'vllm', 'datasets'} & set(sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
-    flags = re.findall(r"^  (--[a-z-]+)", done.stdout, re.MULTILINE)
-    assert script == "sandbox.py" or flags
 
 
 @pytest.mark.parametrize("words, message", [

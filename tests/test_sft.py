@@ -34,11 +34,11 @@ def run(monkeypatch, module, *words):
 def test_a_step_lowers_the_loss_on_responses_and_prompts_carry_none(folder):
     model, tokenizer = policy.load(str(folder / "model"))
     prompts, responses = [tokenizer.encode("a = 1")], [policy.encode_response(tokenizer, "<answer>1</answer>")]
-    optimizers = sft.make_optimizer(model, "adamw", 1e-3)
-    losses = [sft.train_step(model, optimizers, prompts, responses, 64)["loss"] for _ in range(5)]
+    optimizers = policy.make_optimizers(model, "adamw", 1e-3)
+    losses = [sft.train_step(model, optimizers, prompts, responses, 64, 1e-3)["loss"] for _ in range(5)]
     assert losses == sorted(losses, reverse=True)
     by_hand = -policy.token_logprobs(model, prompts, responses)[0].mean().item()
-    assert sft.train_step(model, optimizers, prompts, responses, 64)["loss"] == pytest.approx(by_hand)
+    assert sft.train_step(model, optimizers, prompts, responses, 64, 1e-3)["loss"] == pytest.approx(by_hand)
 
 
 def test_the_gradient_does_not_depend_on_micro_batches(folder):
@@ -47,13 +47,13 @@ def test_the_gradient_does_not_depend_on_micro_batches(folder):
         model, tokenizer = policy.load(str(folder / "model"))
         rows = policy.read_jsonl(folder / "examples.jsonl", ("prompt", "response"))
         prompts, responses = sft.encode_examples(folder, rows, tokenizer, 512)
-        gradients.append(sft.train_step(model, [], prompts, responses[:1] + [r[:5] for r in responses[1:]], budget)["grad_norm"])
+        gradients.append(sft.train_step(model, [], prompts, responses[:1] + [r[:5] for r in responses[1:]], budget, 1e-3)["grad_norm"])
     assert gradients == pytest.approx([gradients[0]] * 3, rel=1e-5)
 
 
 def test_muon_takes_the_matrices_between_embedding_and_head(folder):
     model, _ = policy.load(str(folder / "model"))
-    muon, adamw = sft.make_optimizer(model, "muon", 1e-3)
+    muon, adamw = policy.make_optimizers(model, "muon", 1e-3)
     shapes = [weight.ndim for group in muon.param_groups for weight in group["params"]]
     assert len(shapes) == 7 and set(shapes) == {2}  # q, k, v, o, gate, up, down of one layer
     count = sum(len(group["params"]) for optimizer in (muon, adamw) for group in optimizer.param_groups)
@@ -95,10 +95,10 @@ class RewardForOnes:
 
 def test_rl_steps_raise_the_reward(folder, monkeypatch):
     monkeypatch.setattr(bigrpo, "rewards", RewardForOnes)
-    run(monkeypatch, bigrpo, "--model", folder / "model", "--data", folder / "examples.jsonl", "--out", folder / "rl", "--steps", 12,
-        "--prompts", 8, "--group", 8, "--max-tokens", 12, "--lr", 1e-2, "--beta", 0)
+    run(monkeypatch, bigrpo, "--model", folder / "model", "--data", folder / "examples.jsonl", "--out", folder / "rl", "--steps", 16,
+        "--prompts", 8, "--group", 8, "--max-tokens", 12, "--lr", 3e-2, "--beta", 0)
     rewards = [json.loads(line)["final_reward"] for line in (folder / "rl" / "metrics.jsonl").read_text().splitlines()]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
     rollouts = [json.loads(line) for line in (folder / "rl" / "rollouts.jsonl").read_text().splitlines()]
-    assert {row["step"] for row in rollouts} == {0, 10, 11} and len(rollouts) == 3 * 64
+    assert {row["step"] for row in rollouts} == {0, 10, 15} and len(rollouts) == 3 * 64
     assert all(len(row["starts"]) == len(row["token_advantage"]) for row in rollouts)
