@@ -19,11 +19,12 @@ Where the paper is silent or prints something no framework does, this file choos
 3. One normaliser an optimizer step: the response tokens of the whole batch over all ranks, in place of Eq. 13's 1/G sum over i.
 4. std is the population's, and a column whose rewards are all equal (std < 1e-3) gets A_group = 0 by a branch, not by rounding.
 5. Input prediction: a rollout's own trace may be shorter than the example's; what is beyond it is masked out of every mean,
-   and a column with fewer than two unmasked rollouts gets A_group = 0.
+   and a column with fewer than two unmasked rollouts gets A_group = 0 (its A_intra stays, as in an all-equal column).
 6. n = 1 (only the return anchor): the step term is left out, as in the paper's text.
 7. KL (Eq. 15) by the estimator k3 (the field's default) or k2, with a coefficient beta. k3's value is unbiased for KL(pi || pi_ref) but its
    on-policy gradient is that of KL(pi_ref || pi); k2's gradient is Eq. 15's.
 8. A rollout that is cut at the length limit keeps its rewards; the share of cut rollouts is logged.
+9. Blocks beyond the example's n anchors, and a block that was not finished, carry A_final only.
 """
 
 import argparse
@@ -186,7 +187,9 @@ def assign_credit(group: list[Rollout], args) -> None:
 
 
 def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) -> dict[str, float]:
-    """Eq. 15 on one batch, `--updates` times. Returns what the health line reports, as means over the response tokens of all ranks."""
+    """Eq. 15 on one batch, `--updates` times. Returns what the health line reports, as means over the response tokens of all ranks.
+
+    The model must come without gradients, and is left without."""
     model.train()
     total = policy.all_sum(torch.tensor(float(sum(len(rollout.sample.ids) for rollout in batch)), device=model.device))
     pieces = [prepare(model, reference, [batch[i] for i in rows], args)

@@ -194,7 +194,8 @@ def decode(tokenizer, ids: list[int]) -> tuple[str, list[int]]:
     """(text, starts) of response tokens: starts[t] is the index in text of the first character that token t has a part in.
 
     Tokens are decoded in the order they were sampled and the text is never tokenized again: another split of the same
-    text would give the credit of one block to the tokens of another. The end token is not part of the text.
+    text would give the credit of one block to the tokens of another. The end token is not part of the text. For tokenizers
+    that work on bytes, as Qwen's does.
     """
     text, starts, pending, before = "", [], [], ""
     for token in ids:
@@ -255,8 +256,8 @@ def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], 
     """Log-probability of every response token, and the entropy of the distribution it was drawn from: [N] and [N].
 
     Sequences are padded on the right; under causal attention no real token sees the padding, so no mask is needed.
-    Logits are made for the positions that predict a response token only, `chunk` of them at a time, and made again in
-    the backward pass instead of being kept: a [T, V] tensor never exists whole.
+    Logits are made for the positions that predict a response token only. Where there are more than `chunk` of them, they
+    are made a chunk at a time, and again in the backward pass instead of being kept: [N, V] then never exists whole.
     """
     if not all(prompts):
         raise ValueError("a prompt has no tokens: nothing would predict its response's first one")
@@ -286,7 +287,7 @@ def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: i
            seeds: list[tuple] | None = None, max_rows: int = 256, progress=None) -> list[list[Sample]]:
     """n responses to each prompt: for prompt p a list of n Samples. temperature 0 takes the likeliest token (n = 1).
 
-    seeds[p] names the random stream of prompt p (a tuple of non-negative integers). `max_rows` responses are sampled
+    seeds[p] names the random stream of prompt p (a tuple of non-negative integers), needed where temperature > 0. `max_rows` responses are sampled
     at a time; `progress` is called with the number of prompts done.
     """
     model.eval()

@@ -319,13 +319,15 @@ def test_tokens_of_block_i_carry_both_advantages_and_all_others_the_answer_s():
 
 
 def test_blocks_beyond_n_carry_the_answer_s_advantage_only():
-    group = [rollout(block("a: 1") + block("b: 2") + block("c: 3") + ANSWER, [1.0, 1.0], 1.0), rollout(block("a: 1") + block("b: 4") + ANSWER, [1.0, 0.0], 0.0)]
+    group = [rollout(block("a: 1") + block("b: 2") + block("c: 3") + ANSWER, [1.0, 1.0], 1.0),
+             rollout(block("a: 1") + block("b: 4") + ANSWER, [1.0, 0.0], 0.0)]
     assert credits(group)[0] == [{1.6}, {2.3}, {1.0}, {1.0}]
 
 
 def test_a_missing_block_has_no_tokens_and_a_cut_block_is_none():
     # rollout 2 is cut within its second block, so it is unfinished, and what there is of it carries A_final; block 1 still has its own
-    group = [rollout(block("a: 1") + block("b: 2") + ANSWER, [1.0, 1.0], 1.0), rollout(block("a: 1") + block("b: 2")[:-9], [1.0, 0.0], 0.0, ended=False)]
+    group = [rollout(block("a: 1") + block("b: 2") + ANSWER, [1.0, 1.0], 1.0),
+             rollout(block("a: 1") + block("b: 2")[:-9], [1.0, 0.0], 0.0, ended=False)]
     assert credits(group) == [[{1.6}, {2.3}, {1.0}], [{-0.7}, {-1.0}]]
     assert len(group[1].advantage) == len(group[1].sample.ids)
 
@@ -339,7 +341,8 @@ def test_a_cut_response_has_no_end_token_and_an_ended_one_is_credited_for_it():
 
 def test_the_reasoning_before_the_committed_input_belongs_to_no_step():
     commitment = "<reasoning>try</reasoning><input>1</input>"
-    group = [rollout(commitment + block("a: 1") + block("b: 2") + ANSWER, [1.0, 1.0], 1.0), rollout(commitment + block("a: 1") + ANSWER, [1.0, 0.0], 0.0)]
+    group = [rollout(commitment + block("a: 1") + block("b: 2") + ANSWER, [1.0, 1.0], 1.0),
+             rollout(commitment + block("a: 1") + ANSWER, [1.0, 0.0], 0.0)]
     credits(group)
     inside = [credit for start, credit in zip(group[0].starts, group[0].advantage.tolist()) if start < len(commitment)]
     assert {round(credit, 4) for credit in inside} == {1.0}
