@@ -112,7 +112,7 @@ def read_jsonl(path: Path, fields: tuple[str, ...]) -> list[dict]:
                     fail(f"{path}: line {number}: no field {missing[0]!r}")
                 rows.append(row)
     except OSError as error:
-        fail(f"{path}: {error.strerror} (augment.py makes examples)")
+        fail(f"{path}: {error.strerror} (augment.py writes examples; `make demo` makes the toy's from the start)")
     except ValueError as error:  # not JSON, or not UTF-8
         fail(f"{path}: line {len(rows) + 1}: {error}")
     if not rows:
