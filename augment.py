@@ -4,7 +4,7 @@ A rules teacher inserts `print(f'NAME: {NAME}')` anchors into a program P, which
 example is kept only if both give the same result and every printed state is reproducible. The states then become the
 response that a model learns to write, each with a short reasoning that copies the values it needs.
 
-    python augment.py --programs runs/toy/train.jsonl --out runs/toy/train_examples.jsonl
+    python augment.py --programs runs/toy/sft.jsonl --out runs/toy/sft_examples.jsonl --prompt bare
     python augment.py --programs cruxeval.jsonl --out data.jsonl --task both
     python augment.py --programs cruxeval-org/cruxeval --split test --out data.jsonl      (a Hugging Face id)
     python augment.py --show 2 data.jsonl

@@ -5,10 +5,10 @@ compared with the other rollouts' attempt at the same anchor (Eq. 10) and with w
 (Eq. 11); the answer is compared within the group as in GRPO. A token is pushed by the answer's advantage and by that of the
 step it belongs to.
 
-    python bigrpo.py                                         # the toy: runs/sft -> runs/rl
+    python bigrpo.py                                         # the toy: runs/sft/model -> runs/rl/model
     torchrun bigrpo.py                                       # the same
     python bigrpo.py --explain                               # a worked group, without a model
-    python bigrpo.py --model runs/qwen-sft --data rl.jsonl --out runs/qwen-rl --group 5 --optimizer adamw --lr 1e-6 --max-tokens 2048
+    python bigrpo.py --model runs/qwen-sft/model --data rl.jsonl --out runs/qwen-rl --group 5 --optimizer adamw --lr 1e-6 --max-tokens 2048
 
 Shapes: P prompts in a batch, G rollouts of each, n anchors of a prompt, N response tokens of a micro-batch, end to end.
 
@@ -330,11 +330,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def learning_rate(step: int, args) -> float:
-    """Warm-up over five steps, then linear to zero."""
-    return args.lr * min((step + 1) / 5, 1 - step / args.steps)
-
-
 def main() -> None:
     args = build_parser().parse_args()
     if args.explain:
@@ -369,7 +364,7 @@ def main() -> None:
         for group in groups:
             assign_credit(group, args)
         scored = time.time()
-        record = {"step": step, "lr": learning_rate(step, args)} | health(groups)
+        record = {"step": step, "lr": policy.learning_rate(step, args.steps, args.lr, warmup=5)} | health(groups)
         record |= update(model, optimizers, reference, [rollout for group in groups for rollout in group], record["lr"], args)
         record["timing"] = {"sample_s": sampled - start, "score_s": scored - sampled, "train_s": time.time() - scored}
         run.log(record)

@@ -228,6 +228,11 @@ def make_optimizers(model, name: str, lr: float, weight_decay: float = 0.0) -> l
     return muon + [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay)]
 
 
+def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """The rate at step 0..steps-1: a linear warm-up over `warmup` steps, then linear to zero."""
+    return peak * min((step + 1) / warmup, 1 - step / steps)
+
+
 def optimizer_step(model, optimizers: list[torch.optim.Optimizer], lr: float, max_grad_norm: float) -> float:
     """Clip the gradient, take one step at this learning rate, clear the gradient; the norm before clipping."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
@@ -287,8 +292,8 @@ def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: i
            seeds: list[tuple] | None = None, max_rows: int = 256, progress=None) -> list[list[Sample]]:
     """n responses to each prompt: for prompt p a list of n Samples. temperature 0 takes the likeliest token (n = 1).
 
-    seeds[p] names the random stream of prompt p (a tuple of non-negative integers), needed where temperature > 0. `max_rows` responses are sampled
-    at a time; `progress` is called with the number of prompts done.
+    seeds[p] names the random stream of prompt p (a tuple of non-negative integers), needed where temperature > 0.
+    `max_rows` responses are sampled at a time; `progress` is called with the number of prompts done.
     """
     model.eval()
     results: list = [None] * len(prompts)

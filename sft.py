@@ -46,11 +46,6 @@ def encode_examples(path: Path, rows: list[dict], tokenizer, max_length: int) ->
     return [prompt for prompt, _ in kept], [response for _, response in kept]
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Warm-up over 50 steps, then linear to zero."""
-    return peak * min((step + 1) / 50, 1 - step / steps)
-
-
 def train_step(model, optimizers, prompts, responses, token_budget: int, lr: float) -> dict[str, float]:
     """One step on a batch of token ids: mean loss per response token, and gradient norm."""
     model.train()
@@ -78,7 +73,7 @@ def main() -> None:
     for step in bar:
         start = time.time()
         rows = policy.batch_indices(step, args.batch, len(prompts), args.seed)
-        record = {"step": step, "lr": learning_rate(step, steps, args.lr)}
+        record = {"step": step, "lr": policy.learning_rate(step, steps, args.lr, warmup=50)}
         record |= train_step(model, optimizers, [prompts[i] for i in rows], [responses[i] for i in rows], args.token_budget, record["lr"])
         run.log(record | {"timing": {"step_s": time.time() - start}})
         bar.set_postfix_str(f"loss {record['loss']:.3f}")

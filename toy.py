@@ -306,13 +306,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def make(test: bool, args) -> list[dict]:
-    """As many programs of one side as training takes, in random order.
+    """As many programs of one side as training takes (or the test, if that is more), in random order.
 
     The longer the stream, the more of the short programs have been seen: shuffled pieces of streams of one length are alike.
     """
     from tqdm import tqdm
 
-    count = args.sft + args.rl
+    count = max(args.sft + args.rl, args.test * test)
     rows = list(tqdm(programs(count, test, args.difficulty, args.seed), total=count, desc=f"{'test' if test else 'train'} programs"))
     random.Random(args.seed).shuffle(rows)
     return rows
