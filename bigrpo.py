@@ -35,9 +35,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import policy  # before torch: it says how OpenMP's threads wait
+
 import torch
 
-import policy
 import rewards
 
 # ---------------------------------------------------------------------------------------------------------------------

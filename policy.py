@@ -21,6 +21,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported: threads that wait sleep, and leave shared cores free
+
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -44,11 +46,13 @@ class Sample:
 
 
 def default_device() -> torch.device:
-    """The GPU of this process where there is one, otherwise the CPU with every core this process may use."""
+    """The GPU of this process where there is one, otherwise the CPU: every core this process may use, or OMP_NUM_THREADS of them."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if ranks > 1 or "OMP_NUM_THREADS" not in os.environ:  # torchrun sets OMP_NUM_THREADS=1 for several ranks, whatever the machine has
+        torch.set_num_threads(max(1, cores // ranks))
     return torch.device("cpu")
 
 

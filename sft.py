@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-import torch
+import policy  # before torch: it says how OpenMP's threads wait
 
-import policy
+import torch
 
 
 def build_parser() -> argparse.ArgumentParser:
