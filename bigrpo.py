@@ -258,7 +258,7 @@ def health(groups: list[list[Rollout]]) -> dict[str, float]:
 
 def dump(path: Path, step: int, groups: list[list[Rollout]]) -> None:
     """Append every rollout of this step to the rollouts JSONL: predicted, true, reward and advantage per anchor."""
-    with path.open("a") as file:
+    with policy.writing(path), path.open("a") as file:
         for group in groups:
             for g, rollout in enumerate(group):
                 blocks = rewards.parse(rollout.text).blocks
@@ -327,6 +327,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--token-budget", type=policy.positive(int), default=1024, help="tokens per micro-batch, padding counted")
     # bookkeeping
     add("--dump-every", type=policy.positive(int), default=10, help="steps between dumps of all rollouts")
+    add("--save-every", type=policy.positive(int), default=10, help="steps between checkpoints")
+    add("--keep", type=policy.positive(int), default=2, help="checkpoints kept")
+    add("--fresh", action="store_true", help="start again, without the checkpoints in --out")
     add("--seed", type=int, default=0)
     return parser
 
@@ -335,13 +338,12 @@ def main() -> None:
     args = build_parser().parse_args()
     if args.explain:
         return explain()
-    from tqdm import tqdm
-
     rank, world = policy.start_ranks()
     if args.prompts < world or args.group < 2:
         policy.fail(f"--prompts must be at least the number of ranks ({world}) and --group at least 2")
     examples = policy.read_jsonl(args.data, ("id", "prompt", "anchors", "output", "task", "instrumented", "call"))
-    model, tokenizer = policy.load(args.model)
+    run = policy.Run(args)
+    model, tokenizer = policy.load(run.weights)
     fitting = [e for e in examples if policy.fits(model, policy.encode_prompt(tokenizer, e["prompt"]), args.max_tokens)]
     if len(fitting) < len(examples):
         print(f"{args.data}: {len(examples) - len(fitting)} of {len(examples)} prompts do not fit the context with --max-tokens "
@@ -350,11 +352,8 @@ def main() -> None:
         policy.fail(f"{args.data}: no prompt is left to train on")
     reference = policy.load(args.model)[0].eval() if args.beta else None
     optimizers = policy.make_optimizers(model, args.optimizer, args.lr)
-    run = policy.Run(args, rank)
-    rollouts = args.out / "rollouts.jsonl"
-    if rank == 0:
-        rollouts.unlink(missing_ok=True)
-    bar = tqdm(range(args.steps), desc="bi-level GRPO", disable=rank > 0)
+    run.restore(model, optimizers)
+    bar = run.steps(args.steps, "bi-level GRPO")
     for step in bar:
         start = time.time()
         places = range(rank, args.prompts, world)  # this rank's share of the prompts; a group is never split
@@ -370,10 +369,10 @@ def main() -> None:
         record["timing"] = {"sample_s": sampled - start, "score_s": scored - sampled, "train_s": time.time() - scored}
         run.log(record)
         if rank == 0 and (step % args.dump_every == 0 or step == args.steps - 1):
-            dump(rollouts, step, groups)
+            dump(args.out / "rollouts.jsonl", step, groups)
+        run.save(step + 1, model, tokenizer, optimizers)
         bar.set_postfix_str(" ".join(f"{name} {record[name]:.3f}" for name in ("final_reward", "step_reward", "entropy", "sampler_gap")))
-    if rank == 0:
-        policy.save(model, tokenizer, args.out / "model")
+    run.finish(model, tokenizer)
 
 
 if __name__ == "__main__":

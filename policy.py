@@ -13,11 +13,19 @@ Choices made here, where the paper is silent:
 """
 
 import argparse
+import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import math
 import os
+import random
 import shutil
+import signal
+import subprocess
 import sys
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +33,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is import
 
 import numpy as np
 import torch
+import torch.distributed.checkpoint
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.utils.checkpoint import checkpoint
 
 
@@ -59,7 +69,9 @@ def default_device() -> torch.device:
 def load(path: str, device: torch.device | None = None):
     """(model, tokenizer) of a checkpoint folder or a Hugging Face id, in fp32; ends the program if there is none."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # of loading and saving, in the middle of the health line
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
@@ -71,7 +83,9 @@ def load(path: str, device: torch.device | None = None):
 
 
 def save(model, tokenizer, path: Path) -> None:
-    """Write an ordinary checkpoint folder; a half-written one never stands under the final name."""
+    """Write an ordinary checkpoint folder, on rank 0; a half-written one never stands under the final name."""
+    if int(os.environ.get("RANK", 0)):
+        return
     temporary = path.with_name(path.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
@@ -124,27 +138,228 @@ def read_jsonl(path: Path, fields: tuple[str, ...]) -> list[dict]:
     return rows
 
 
+FREE = {"out", "fresh", "keep", "save_every", "dump_every", "token_budget", "sample_rows"}  # settings that change no result, but for rounding
+
+
 class Run:
-    """A run's folder: settings.json (what is needed to repeat it) and metrics.jsonl (one line a step)."""
+    """A run's folder, and all that a killed run needs to go on as if nothing had happened.
 
-    def __init__(self, args, rank: int = 0):
-        self.file = None
-        if rank == 0:
-            args.out.mkdir(parents=True, exist_ok=True)
-            import transformers
+        settings.json            what repeats it: command, settings, digests of data and first weights, versions, git commit
+        metrics.jsonl            one line a step
+        checkpoints/step-000100  the state after 100 steps; the newest --keep are kept
+            model/               safetensors and tokenizer, opens with from_pretrained
+            state/               optimizers and random number generators, torch.distributed.checkpoint
+            run.json, metrics.jsonl, SHA256SUMS
+        model                    the final weights
 
-            settings = {"command": sys.argv, "settings": {name: str(value) for name, value in vars(args).items()},
-                        "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}}
-            (args.out / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
-            for name, value in settings["settings"].items():
+    A checkpoint is written under a temporary name, forced to disk and then renamed. A new run in the same folder takes the
+    newest that agrees with its SHA256SUMS. Which examples a step trains on and what it samples depend on (seed, step, prompt,
+    rollout) alone, so the step is the position in the data, and the number of ranks may change in between. SIGTERM and Ctrl-C
+    let the step finish, save, and exit with 143 and 130.
+    """
+
+    def __init__(self, args):
+        self.args, self.rank, self.signal = args, int(os.environ.get("RANK", 0)), 0
+        self.folder, found = args.out / "checkpoints", [None, {"step": 0}]
+        if self.rank == 0:
+            with writing(args.out):
+                args.out.mkdir(parents=True, exist_ok=True)
+                if args.fresh and self.folder.exists():
+                    shutil.rmtree(self.folder)
+                found[0] = newest_checkpoint(self.folder)
+            self.settings = describe(args)
+            if found[0]:
+                found[1] = json.loads((found[0] / "run.json").read_text())
+                refuse_other_settings(args.out, found[1], self.settings)
+                print(f"{args.out}: going on after step {found[1]['step']}", file=sys.stderr)
+            for name, value in self.settings["settings"].items():
                 print(f"  {name:<16}{value}", file=sys.stderr)
-            self.file = (args.out / "metrics.jsonl").open("w")
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast_object_list(found)
+        self.newest, self.saved = found
+        self.weights = str(self.newest / "model") if self.newest else args.model  # what to load
+        self.handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _interrupt(self, number: int, frame) -> None:
+        os.write(2, b"\nfinishing this step, then saving; a second signal stops at once\n")
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def restore(self, model, optimizers: list) -> None:
+        """Optimizers and random number generators as the checkpoint left them, the metrics cut back to its step."""
+        if self.newest:
+            state = {"optimizer": get_optimizer_state_dict(model, optimizers)}
+            if self.rank < self.saved["ranks"]:
+                state["random"] = {str(self.rank): random_states()}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "torch.distributed is uninitialized": one process needs none
+                torch.distributed.checkpoint.load(state, checkpoint_id=self.newest / "state")
+            set_optimizer_state_dict(model, optimizers, state["optimizer"])
+            set_random_states(state.get("random", {}).get(str(self.rank)))
+        if self.rank == 0:
+            with writing(self.args.out):
+                (self.args.out / "settings.json").write_text(json.dumps(self.settings, indent=2) + "\n")
+                (self.args.out / "metrics.jsonl").write_bytes((self.newest / "metrics.jsonl").read_bytes() if self.newest else b"")
+                cut_log(self.args.out / "rollouts.jsonl", self.saved["step"])
+
+    def steps(self, total: int, name: str):
+        """The steps that are still to do, with a progress bar."""
+        from tqdm import tqdm
+
+        self.total = total
+        return tqdm(range(self.saved["step"], total), desc=name, initial=self.saved["step"], total=total, disable=self.rank > 0)
 
     def log(self, record: dict) -> None:
         """Append one line of metrics; what depends on the machine's speed stands under "timing"."""
-        if self.file:
-            self.file.write(json.dumps(record) + "\n")
-            self.file.flush()
+        path = self.args.out / "metrics.jsonl"
+        if self.rank == 0:
+            with writing(path), path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def save(self, done: int, model, tokenizer, optimizers: list) -> None:
+        """Write a checkpoint where one is due after `done` steps; where a signal came, write one and leave."""
+        stop = torch.tensor(self.signal)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(stop, torch.distributed.ReduceOp.MAX)  # all ranks leave after the same step
+        if stop or done == self.total or done % self.args.save_every == 0:
+            folder = self.folder / f"step-{done:06d}"
+            with writing(folder):
+                self._write(folder.with_suffix(".tmp"), folder, {"step": done}, model, tokenizer, optimizers)
+        if stop:
+            print(f"stopped after {done} of {self.total} steps; the same command goes on from there", file=sys.stderr)
+            sys.exit(128 + stop.item())
+
+    def _write(self, temporary: Path, folder: Path, position: dict, model, tokenizer, optimizers: list) -> None:
+        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        if self.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            (temporary / "run.json").write_text(json.dumps(self.settings | position | {"ranks": ranks}, indent=2) + "\n")
+            shutil.copyfile(self.args.out / "metrics.jsonl", temporary / "metrics.jsonl")
+        if ranks > 1:
+            torch.distributed.barrier()
+        state = {"optimizer": get_optimizer_state_dict(model, optimizers), "random": {str(self.rank): random_states()}}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.distributed.checkpoint.save(state, checkpoint_id=temporary / "state")
+        save(model, tokenizer, temporary / "model")
+        if self.rank == 0:
+            seal(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+            sync(self.folder)
+            for old in checkpoints(self.folder)[:-self.args.keep]:
+                shutil.rmtree(old)
+
+    def finish(self, model, tokenizer) -> None:
+        """Write the final weights and give the signals back."""
+        with writing(self.args.out / "model"):
+            save(model, tokenizer, self.args.out / "model")
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+
+def describe(args) -> dict:
+    """What is needed to repeat a run, as JSON: command, settings, digests of what is read, versions, git commit."""
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    packages = [name for name in ("torch", "transformers", "vllm", "numpy") if importlib.util.find_spec(name)]
+    return {"command": sys.argv, "settings": {name: str(value) for name, value in vars(args).items()},
+            "digests": {name: digest(Path(path)) for name, path in (("data", args.data), ("model", args.model)) if Path(path).exists()},
+            "versions": {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in packages},
+            "git": commit or None}
+
+
+def refuse_other_settings(out: Path, then: dict, now: dict) -> None:
+    """Ends the program if a setting that would change the result is not what it was, or a file is not what it was."""
+    then, now = (described["settings"] | described["digests"] for described in (then, now))
+    other = [f"{name} {str(now.get(name))[:30]} (was {str(then.get(name))[:30]})"
+             for name in sorted(then.keys() | now.keys()) if name not in FREE and then.get(name) != now.get(name)]
+    if other:
+        fail(f"{out} holds a run with other settings: {', '.join(other)}. Repeat them to go on, take another --out, or start again with --fresh")
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Remove from a JSONL the lines of this step and of later ones, which will be done again, and a line that was not finished."""
+    if path.exists():
+        with path.open() as old, path.with_suffix(".tmp").open("w") as new:
+            new.writelines(line for line in old if line.endswith("\n") and json.loads(line)["step"] < step)
+        path.with_suffix(".tmp").rename(path)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or over those of the files that stand in a folder."""
+    if path.is_dir():
+        return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in sorted(path.iterdir()) if file.is_file()).encode()).hexdigest()
+    return sha256(path)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def seal(folder: Path) -> None:
+    """Write SHA256SUMS (`sha256sum -c` reads it) for all that stands below a folder, and force everything to disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    (folder / "SHA256SUMS").write_text("".join(f"{sha256(path)}  {path.relative_to(folder)}\n" for path in files))
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The finished checkpoints in a folder, oldest first."""
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=lambda path: int(path.name[5:]))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is what was written; a damaged one is put aside, and said."""
+    for path in reversed(checkpoints(folder)):
+        try:
+            lines = [line.split("  ", 1) for line in (path / "SHA256SUMS").read_text().splitlines()]
+            wrong = [name for known, name in lines if sha256(path / name) != known] if lines else ["SHA256SUMS"]
+        except (OSError, ValueError) as error:
+            wrong = [str(error)]
+        if not wrong:
+            return path
+        path.rename(path.with_name(f"damaged-{path.name}"))
+        print(f"{path} is damaged ({wrong[0]}); put aside, looking for the one before", file=sys.stderr)
+
+
+def random_states() -> dict:
+    """The state of every random number generator of this process."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_states(states: dict | None) -> None:
+    if states:
+        random.setstate(states["python"])
+        np.random.set_state(states["numpy"])
+        torch.set_rng_state(states["torch"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(states["cuda"])
+
+
+@contextmanager
+def writing(path: Path):
+    """Ends the program with one line where a file cannot be written: disk full, folder read-only."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError, torch.distributed.checkpoint.CheckpointException) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        fail(f"{path} could not be written: {reason[-1]}")
 
 
 def start_ranks() -> tuple[int, int]:

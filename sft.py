@@ -32,6 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--token-budget", type=policy.positive(int), default=1024, help="tokens per micro-batch, padding counted")
     parser.add_argument("--max-length", type=policy.positive(int), default=4096, help="longer examples are dropped and counted")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-every", type=policy.positive(int), default=100, help="steps between checkpoints")
+    parser.add_argument("--keep", type=policy.positive(int), default=2, help="checkpoints kept")
+    parser.add_argument("--fresh", action="store_true", help="start again, without the checkpoints in --out")
     return parser
 
 
@@ -61,23 +64,23 @@ def train_step(model, optimizers, prompts, responses, token_budget: int, lr: flo
 
 def main() -> None:
     args = build_parser().parse_args()
-    from tqdm import tqdm
-
     rows = policy.read_jsonl(args.data, ("prompt", "response"))
-    model, tokenizer = policy.load(args.model)
+    run = policy.Run(args)
+    model, tokenizer = policy.load(run.weights)
     prompts, responses = encode_examples(args.data, rows, tokenizer, min(args.max_length, model.config.max_position_embeddings))
     steps = max(1, round(args.epochs * len(prompts) / args.batch))
     optimizers = policy.make_optimizers(model, args.optimizer, args.lr, weight_decay=0.01)
-    run = policy.Run(args)
-    bar = tqdm(range(steps), desc="sft")
+    run.restore(model, optimizers)
+    bar = run.steps(steps, "sft")
     for step in bar:
         start = time.time()
         rows = policy.batch_indices(step, args.batch, len(prompts), args.seed)
         record = {"step": step, "lr": policy.learning_rate(step, steps, args.lr, warmup=50)}
         record |= train_step(model, optimizers, [prompts[i] for i in rows], [responses[i] for i in rows], args.token_budget, record["lr"])
         run.log(record | {"timing": {"step_s": time.time() - start}})
+        run.save(step + 1, model, tokenizer, optimizers)
         bar.set_postfix_str(f"loss {record['loss']:.3f}")
-    policy.save(model, tokenizer, args.out / "model")
+    run.finish(model, tokenizer)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""A killed run goes on as if nothing had happened: the same metrics, bit for bit, and the same weights."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+import policy
+from runs import finish, metrics, run, start, tiny, weights
+
+SCRIPTS = ["sft", "bigrpo"]
+MOMENTS = ["torch.distributed.checkpoint.save", "policy.save", "policy.seal", "policy.sync", "pathlib.Path.rename", "shutil.rmtree"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The tiny model, and an uninterrupted run of each script in `sft` and `bigrpo`."""
+    path = tiny(tmp_path_factory.mktemp("resume"))
+    for script in SCRIPTS:
+        assert run(path, script, path / script) == 0, (path / f"{script}.log").read_text()
+    return path
+
+
+def same(folder, script, out):
+    assert [record["step"] for record in metrics(out)] == list(range(12))  # none twice, none missing
+    assert metrics(out) == metrics(folder / script)
+    assert weights(out) == weights(folder / script)
+
+
+def kill_at(moment: str, call: int) -> None:
+    """Replace a function by one whose call-th call kills the process."""
+    module, _, name = moment.rpartition(".")
+    owner = __import__(module.partition(".")[0])
+    for part in module.split(".")[1:]:
+        owner = getattr(owner, part)
+    real, calls = getattr(owner, name), [0]
+
+    def replacement(*arguments, **more):
+        calls[0] += 1
+        if calls[0] == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **more)
+
+    setattr(owner, name, replacement)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_run_stopped_between_two_checkpoints_goes_on_from_the_one_before(folder, script):
+    out = folder / f"{script}-stopped"
+    assert run(folder, script, out, prepare=kill_at, arguments=("policy.optimizer_step", 4)) == -signal.SIGKILL
+    assert len(metrics(out)) == 3 and [path.name for path in policy.checkpoints(out / "checkpoints")] == ["step-000002"]
+    assert run(folder, script, out) == 0
+    same(folder, script, out)
+
+
+def killed_while_saving(folder, script, moment, call):
+    out = folder / f"{script}-{moment}-{call}"
+    assert run(folder, script, out, prepare=kill_at, arguments=(moment, call)) == -signal.SIGKILL
+    assert run(folder, script, out) == 0
+    same(folder, script, out)
+
+
+def test_a_run_killed_inside_a_checkpoint_goes_on_from_the_one_before(folder):
+    killed_while_saving(folder, "sft", "policy.seal", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_run_killed_at_any_part_of_a_checkpoint(folder, script, moment, call):
+    killed_while_saving(folder, script, moment, call)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_twenty_kills_at_random_moments_change_nothing(folder, script):
+    rng, met, out, begun = random.Random(0), 0, folder / f"{script}-random", time.time()
+    assert run(folder, script, out, "--fresh") == 0
+    needed, words = time.time() - begun, ["--fresh"]
+    while met < 20:
+        process = start(folder, script, out, *words)
+        time.sleep(rng.uniform(0, needed))
+        process.kill()
+        killed = finish(process) == -signal.SIGKILL
+        met += killed
+        if not killed:  # it was quicker, and has come to its end after some kills: compare, then once more from the start
+            same(folder, script, out)
+        words = [] if killed else ["--fresh"]
+    assert run(folder, script, out) == 0
+    same(folder, script, out)
