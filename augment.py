@@ -1,42 +1,61 @@
 """From programs to verified training examples: anchors, true states, prompts and responses (section 3.2).
 
-A rules teacher inserts `print(f'NAME: {NAME}')` anchors into a program P, which gives P'. The sandbox runs P and P'; an
+A teacher inserts `print(f'NAME: {NAME}')` anchors into a program P, which gives P'. The sandbox runs P and P'; an
 example is kept only if both give the same result and every printed state is reproducible. The states then become the
 response that a model learns to write, each with a short reasoning that copies the values it needs.
 
     python augment.py --programs runs/toy/sft.jsonl --out runs/toy/sft_examples.jsonl --prompt bare
-    python augment.py --programs cruxeval.jsonl --out data.jsonl --task both
+    python augment.py --programs mine.jsonl --out data.jsonl --task both --decontaminate cruxeval.jsonl HumanEval.jsonl.gz
     python augment.py --programs cruxeval-org/cruxeval --split test --out data.jsonl      (a Hugging Face id)
-    python augment.py --show 2 data.jsonl
+    python augment.py --programs mine.jsonl --out data.jsonl --teacher-url http://localhost:8000/v1      (a language model)
+    python augment.py --show 2 --stats data.jsonl
 
-Input: a line of JSON per program with `code`, one of `input` (an argument list) and `call` (a whole call), optionally `id`.
+Input: a line of JSON per program with `code` and one of `input` (an argument list), `call` (a whole call) and `tests`
+(assertions that hold calls), optionally `id` and `entry` (the function's name); FIELDS lists other names, so that HumanEval's
+and MBPP's files are read as they are, and --fields adds more.
 Output: a line of JSON per example (id, code, instrumented, call, anchors, output, task, prompt, response), and beside it a
-card, data.card.json, with the settings, the counts and what was dropped, by reason.
+card, data.card.json, with the settings, the counts and what was dropped, by reason. An interrupted run goes on where it was.
 
 Departures from the paper, and decisions where it is silent:
-1. The teacher is an AST pass, not a language model. It inserts lines into the source and leaves every other byte as it is;
-   only statements that share a line (`a = 1; b = 2`, `if a: return b`) are laid out anew where an anchor needs it.
+1. The teacher is an AST pass, unless a language model is asked for (tools/teacher.py). It inserts lines into the source and
+   leaves every other byte as it is; only statements that share a line (`a = 1; b = 2`, `if a: return b`) are laid out anew
+   where an anchor needs it.
 2. A return inside a loop has its `return_val` anchor, since it runs at most once a call; nothing else in a loop has one, an
    `else` of a loop included. The limits on anchors count those printed in the run.
 3. One function is instrumented, the one that the call runs: helpers may run many times. instrument() without a name takes
-   the last function of the module, which in single-file programs is the entry.
+   the last function of the module, which in single-file programs is the entry. Methods, coroutines, generators and programs
+   without a function are dropped.
 4. After a loop an anchor needs a name that is certainly bound there, because a loop may run zero times.
 5. Text between tags loses one newline at either end when it is read, so a text that begins or ends with one gets another.
 6. In input prediction `<answer>` repeats `<input>`. Examples whose texts contain a tag of the format are dropped, and so is
    what could never be scored: results, and for input prediction arguments, that are no literals.
+7. Without decoupled tasks (--no-decouple) both have one prompt and one form of response: `<input>` comes first in both, copied
+   where the call is given, and `<answer>` holds what ?? stands for.
+8. Without anchors (--no-anchors) `instrumented` is P, `anchors` is empty, and one reasoning says what the steps would have said.
+9. Decontamination drops a program that shares 10 tokens in a row with a benchmark's; comments and layout are no tokens, a
+   text in quotes is one.
 """
 
 import argparse
 import ast
+import contextlib
+import dataclasses
+import fcntl
 import functools
+import gzip
+import importlib.metadata
 import io
 import itertools
 import json
 import os
+import random
 import re
 import statistics
 import sys
+import tokenize
+import zlib
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,7 +69,7 @@ SKIPPED = (*SCOPES, ast.Pass, ast.Global, ast.Nonlocal, ast.Import, ast.ImportFr
 MUTATORS = set("""append extend insert remove pop clear sort reverse update setdefault popitem add discard
     difference_update intersection_update symmetric_difference_update appendleft popleft extendleft rotate subtract
     move_to_end""".split())
-TAG = re.compile(r"</?(reasoning|print|answer|input)>")
+OVERLAP = "shares 10 tokens with a benchmark"
 PIECE_LIMIT = 200  # characters of one piece of reasoning with its values filled in
 
 
@@ -135,12 +154,24 @@ def suites(statement: ast.stmt) -> list[list[ast.stmt]]:
     return [part for part in parts + [getattr(statement, "orelse", []), getattr(statement, "finalbody", [])] if part]
 
 
+def bodies(function: ast.FunctionDef) -> list[list[ast.stmt]]:
+    """The suites of a function: its body and those inside it."""
+    return [function.body, *(part for statement in statements(function.body) for part in suites(statement))]
+
+
 def statements(body: list[ast.stmt]):
     """Yield the statements of a suite and of those inside it, in source order, without nested functions and classes."""
     for statement in body:
         yield statement
         for part in suites(statement):
             yield from statements(part)
+
+
+def batched(items, size: int):
+    """Yield the items in lists of `size`, the last one shorter."""
+    items = iter(items)
+    while batch := list(itertools.islice(items, size)):
+        yield batch
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -571,32 +602,42 @@ STEPS = """\
 Some of its lines, `print(f'NAME: {NAME}')`, show the value of a variable. For each such line that the run reaches, in the
 order in which they run, write one step:
 <reasoning>how the value comes about</reasoning><print>NAME: value</print>
-where the text in <print> is exactly what the line prints."""
-INSTRUCTIONS = {
-    "output": f"""\
-Execute this Python program in your head. {STEPS}
-After the last step write the value that makes the assertion true, as a Python literal in place of ??:
+where the text in <print> is exactly what the line prints.
+"""
+INSTRUCTIONS = {  # {steps} is STEPS, or nothing for an example without anchors
+    "output": """\
+Execute this Python program in your head. {steps}Then write the value that makes the assertion true, as a Python literal in
+place of ??:
 <reasoning>why</reasoning><answer>VALUE</answer>
 Keep each reasoning short, and write nothing else.
 
 """,
-    "input": f"""\
+    "input": """\
 Find arguments that make the assertion below true; any that do are right. Commit to them first, as Python literals in
 place of ??:
 <reasoning>why</reasoning><input>ARGUMENTS</input>
-Then execute the program on them in your head. {STEPS}
-After the last step repeat the arguments:
+Then execute the program on them in your head. {steps}At the end repeat the arguments:
 <reasoning>why</reasoning><answer>ARGUMENTS</answer>
+Keep each reasoning short, and write nothing else.
+
+""",
+    "shared": """\
+The assertion below holds for one run of this Python program, but its arguments or its result are hidden behind ??. First
+write the arguments, as Python literals: those given, or else any that make the assertion true:
+<reasoning>why</reasoning><input>ARGUMENTS</input>
+Then execute the program on them in your head. {steps}At the end write what stands for ??:
+<reasoning>why</reasoning><answer>VALUE OR ARGUMENTS</answer>
 Keep each reasoning short, and write nothing else.
 
 """}
 
 
-def make_prompt(program: str, call: str, output: str, task: str = "output", style: str = "instruct") -> str:
+def make_prompt(program: str, call: str, output: str, task: str = "output", style: str = "instruct", *,
+                steps: bool = True, decouple: bool = True) -> str:
     """The user message. program: P', or P for an answer without steps; call: such as f(3); output: its result's repr."""
     question = f"assert {call} == ??" if task == "output" else f"assert {rewards.entry(call)}(??) == {output}"
-    instructions = INSTRUCTIONS[task] if style == "instruct" else ""
-    return f"{instructions}{program.rstrip()}\n{question}"
+    instructions = INSTRUCTIONS[task if decouple else "shared"].replace("{steps}", STEPS if steps else "")
+    return f"{instructions if style == 'instruct' else ''}{program.rstrip()}\n{question}"
 
 
 def element(tag: str, text: str) -> str:
@@ -604,14 +645,13 @@ def element(tag: str, text: str) -> str:
     return f"<{tag}>\n{text}\n</{tag}>" if text.startswith("\n") or text.endswith("\n") else f"<{tag}>{text}</{tag}>"
 
 
-def make_response(anchors: list, answer: str, texts: list[str], task: str = "output") -> str:
+def make_response(anchors: list, answer: str, texts: list[str], commitment: str | None = None) -> str:
     """The target text.
 
-    anchors: (name, value) pairs; answer: the output, or for task "input" the argument list; texts: of the <reasoning> tags,
-    one per anchor and one for the answer, for task "input" one more before them all.
+    anchors: (name, value) pairs; answer: the output, or for input prediction the argument list; commitment: the argument
+    list of <input>, None for a response without it; texts: of the <reasoning> tags, in order, one before each other tag.
     """
-    commitment = task == "input"
-    tags = [element("input", answer)] if commitment else []
+    tags = [] if commitment is None else [element("input", commitment)]
     tags += [element("print", f"{name}: {value}") for name, value in anchors] + [element("answer", answer)]
     return "".join(element("reasoning", text) + tag for text, tag in zip(texts, tags, strict=True))
 
@@ -622,12 +662,16 @@ def make_response(anchors: list, answer: str, texts: list[str], task: str = "out
 
 @dataclass
 class Report:
-    """What became of the programs: counters, and for each reason of a drop the first few ids."""
+    """What became of the programs: counters, and for each reason of a drop the first few ids. In constant memory."""
 
     programs: int = 0
-    kept: Counter = field(default_factory=Counter)     # task -> examples
-    anchors: Counter = field(default_factory=Counter)  # printed anchors -> programs kept
-    dropped: Counter = field(default_factory=Counter)  # reason -> programs, or examples of one task
+    sources: Counter = field(default_factory=Counter)       # file or data set -> programs
+    sources_kept: Counter = field(default_factory=Counter)  # file or data set -> programs kept
+    kept: Counter = field(default_factory=Counter)          # task -> examples
+    anchors: Counter = field(default_factory=Counter)       # printed anchors -> runs kept
+    lengths: Counter = field(default_factory=Counter)       # characters of prompt and response -> examples
+    teacher: Counter = field(default_factory=Counter)       # what became of a teacher model's replies
+    dropped: Counter = field(default_factory=Counter)       # reason -> programs, or examples of one task
     examples: dict = field(default_factory=lambda: defaultdict(list))
 
     def drop(self, reason: str, identity: str) -> None:
@@ -635,119 +679,203 @@ class Report:
         if len(self.examples[reason]) < 5:
             self.examples[reason].append(identity)
 
+    def load(self, saved: dict) -> None:
+        """Go on from vars() of another Report, read from JSON."""
+        self.programs = saved.pop("programs")
+        for name, counts in saved.items():
+            number = name in ("anchors", "lengths")
+            getattr(self, name).update({int(key) if number else key: value for key, value in counts.items()})
 
-@dataclass
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to make of the programs; the flags of the same names say more."""
+
+    task: str = "output"
+    prompt: str = "instruct"
+    calls: int = 1
+    max_anchors: int = 10
+    seed: int = 1
+    decouple: bool = True
+    no_anchors: float = 0.0
+    drop_anchors: float = 0.0
+    benchmarks: dict = field(default_factory=dict)  # 10-gram of code tokens -> where it stands
+    ask: Callable | None = None                     # a teacher model: a list of prompts -> a list of replies, None for none
+    on_reject: str = "rules"
+    reasoning: str = "rules"
+
+
+@dataclass(frozen=True)
 class Candidate:
     """An instrumented program on its way through the sandbox."""
 
     id: str
+    source: str
     code: str
     call: str
     instrumented: str
-    function: ast.FunctionDef  # the entry of P'
-    snapshots: str             # P' that also prints its locals
+    agrees: bool | None = None  # of a teacher model's program: does it print the same as the rules teacher's?
+
+    @functools.cached_property
+    def function(self) -> ast.FunctionDef:
+        """The entry of P'."""
+        return entry_function(ast.parse(self.instrumented), rewards.entry(self.call))
+
+    def draw(self, seed: int, purpose: str) -> random.Random:
+        """A stream of chance that depends on the program and not on those before it."""
+        return random.Random(f"{seed} {purpose} {self.id}")
 
 
-def called(call: str) -> str | None:
-    """The name in a call such as f(3), None if the text is something else."""
+def tested_calls(tests: str, names: set[str], entry: str) -> list[str]:
+    """The calls of these functions in assertions, where their arguments are literals; `candidate` stands for the entry."""
+    found = {}
+    for node in (inner for test in ast.walk(ast.parse(tests)) if isinstance(test, ast.Assert) for inner in ast.walk(test)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            name = entry if node.func.id == "candidate" else node.func.id
+            arguments = ast.unparse(node).partition("(")[2][:-1]
+            if name in names and rewards.literal_arguments(arguments):
+                found[f"{name}({arguments})"] = True
+    return list(found)
+
+
+def find_calls(row: dict, tree: ast.Module) -> list[str] | str:
+    """The calls of a row: its `call`, its `input` as a call of the entry, or those in its `tests`; or why there is none."""
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if not names:
+        return "no function is defined at the top level"
+    entry = row.get("entry") or entry_function(tree).name
+    if not row.keys() & {"call", "input"}:
+        only = names & {entry} if "entry" in row else names
+        return tested_calls(row["tests"], only, entry) or "no call with literal arguments in the tests"
+    call = row["call"].strip() if "call" in row else f"{entry}({row['input'].strip()})"
     try:
-        node = ast.parse(call, mode="eval").body
-    except rewards.PARSER_ERRORS:
-        return None
-    return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and call.endswith(")") else None
+        function = ast.parse(call, mode="eval").body.func if call.endswith(")") else None
+    except (*rewards.PARSER_ERRORS, AttributeError):  # not an expression, or not a call
+        function = None
+    if isinstance(function, ast.Attribute):
+        return "the call is of a method"
+    if not isinstance(function, ast.Name) or function.id not in names:
+        return "the call is not of a function that the program defines"
+    return [call]
 
 
-def candidate(row: dict) -> Candidate | str:
-    """The instrumented program of a row (id, code, and input or call), or why there is none."""
+def candidates_of(row: dict, recipe: Recipe) -> list[Candidate] | str:
+    """The instrumented program of a row (id, code, and input, call or tests) for each call, or why there is none."""
     try:
         tree = ast.parse(row["code"])
-        last = entry_function(tree)
-        call = row["call"].strip() if "call" in row else f"{last.name if last else '?'}({row['input'].strip()})"
-        name = called(call)
-        if name is None or entry_function(tree, name) is None:
-            return "the call is not of a function that the program defines"
-        instrumented = instrument(row["code"], name)
-        tree = ast.parse(instrumented)
-        function = entry_function(tree, name)
+        calls = find_calls(row, tree)
+        if isinstance(calls, str):
+            return calls
         if loop_anchors(tree):
             return "an anchor inside a loop"
-        return Candidate(row["id"], row["code"], call, instrumented, function, with_snapshots(instrumented, function))
+        return [Candidate(row["id"] + (f"-{k}" if recipe.calls > 1 else ""), row.get("source", ""), row["code"], call,
+                          instrument(row["code"], rewards.entry(call))) for k, call in enumerate(calls[:recipe.calls], 1)]
     except (SyntaxError, ValueError):
         return "syntax error"
     except (RecursionError, MemoryError):
         return "nested too deeply"
 
 
-def candidates(rows, report: Report):
+def candidates(rows, recipe: Recipe, report: Report):
     """Yield the Candidates of the rows; counts the rest."""
     for row in rows:
         report.programs += 1
-        found = candidate(row)
-        if isinstance(found, Candidate):
-            yield found
+        report.sources[row.get("source", "")] += 1
+        gram = next((gram for gram in grams(row["code"]) if gram in recipe.benchmarks), None) if recipe.benchmarks else None
+        found = OVERLAP if gram else candidates_of(row, recipe)
+        if isinstance(found, str):
+            report.drop(found, f"{row['id']} and {recipe.benchmarks[gram]}: {gram}" if gram else row["id"])
         else:
-            report.drop(found, row["id"])
+            yield from found
+
+
+def thinned(item: Candidate, recipe: Recipe) -> Candidate:
+    """The candidate without a share of its anchors, chosen by chance; the last one always stays."""
+    chance, source = item.draw(recipe.seed, "drop anchors"), Source(item.instrumented)
+    sites = [node for body in bodies(item.function) if not all(map(anchor_name, body)) for node in body if anchor_name(node)]
+    gone = [site for site in sites[:-1] if chance.random() < recipe.drop_anchors]
+    edits = [(source.starts[site.lineno - 1], source.starts[site.end_lineno], "") for site in gone]
+    return dataclasses.replace(item, instrumented=apply_edits(item.instrumented, edits))
 
 
 def traced(items, seed: int):
     """Yield (candidate, trace of P, of P', of P' with snapshots under the second hash seed); few are in flight at a time."""
     items, first, second = itertools.tee(items, 3)
     runs = sandbox.trace_many((program, item.call) for item in first for program in (item.code, item.instrumented))
-    again = sandbox.trace_many(((item.snapshots, item.call) for item in second), hash_seed=seed)
+    again = sandbox.trace_many(((with_snapshots(item.instrumented, item.function), item.call) for item in second), hash_seed=seed)
     for item in items:
         yield item, next(runs), next(runs), next(again)
 
 
 def problem_of(original, first, second, max_anchors: int) -> str | None:
     """Why the runs of P, P' and P' under the second hash seed give no example; None if they do."""
-    shown, again = ([(name, text) for _, name, text in trace.anchors] for trace in (first, second))
+    shown, again = printed(first), printed(second)
     if original.status != "ok":
         return f"the program does not run: {original.status}"
+    if len(shown) > max_anchors or first.status == "output":
+        return f"more than {max_anchors} anchors"
     if first.status != "ok" or (original.value, original.stdout) != (first.value, first.stdout):
         return "the anchors change the result"
     if not shown:
         return "no anchor is printed"
-    if len(shown) > max_anchors:
-        return f"more than {max_anchors} anchors"
-    if second.status != "ok" or (first.value, shown) != (second.value, again):
-        return "another text under another hash seed"
     if any(" at 0x" in text for text in [first.value, *(text for _, text in shown)]):
         return "an address in the text"
+    if second.status != "ok" or (first.value, shown) != (second.value, again):
+        return "another text under another hash seed"
     if not rewards.same_literal(first.value, first.value):
         return "the result is no literal"
     return None
 
 
-def build(programs, *, task: str = "output", prompt: str = "instruct", max_anchors: int = 10, seed: int = 1,
-          report: Report | None = None):
+def printed(trace) -> list[list[str]]:
+    """The anchors of a run: [name, text] each."""
+    return [[name, text] for _, name, text in trace.anchors]
+
+
+def build(programs, *, report: Report | None = None, **recipe):
     """Yield an example (a dict, see the top) for each program that is verified, for task "both" two; memory stays constant.
 
-    programs: an iterable of dicts with id, code and input or call. What is dropped is counted in `report`. With task "both"
-    the ids end in -output and -input.
+    programs: an iterable of dicts with id, code, and input, call or tests; recipe: see Recipe. What is dropped is counted in
+    `report`. With task "both" the ids end in -output and -input.
     """
-    report = report or Report()
-    for item, original, first, second in traced(candidates(programs, report), seed):
-        problem = problem_of(original, first, second, max_anchors)
+    recipe, report = Recipe(**recipe), report or Report()
+    items = candidates(programs, recipe, report)
+    if recipe.ask:
+        from tools import teacher
+
+        items = teacher.taught(items, recipe, report)
+    if recipe.drop_anchors:
+        items = (thinned(item, recipe) for item in items)
+    examples = traced_examples(items, recipe, report)
+    if recipe.reasoning == "teacher":
+        examples = teacher.explained(examples, recipe, report)
+    last = None
+    for item, example in examples:
+        if item is not last:
+            report.sources_kept[item.source] += 1
+        last = item
+        report.kept[example["task"] if example["anchors"] else f"{example['task']}, no anchors"] += 1
+        report.anchors.update([len(example["anchors"])] if example["anchors"] else [])
+        report.lengths[len(example["prompt"]) + len(example["response"])] += 1
+        yield example
+
+
+def traced_examples(items, recipe: Recipe, report: Report):
+    """Yield (candidate, example) for the candidates whose runs give one; the reasoning is the rules teacher's."""
+    for item, original, first, second in traced(items, recipe.seed):
+        problem = problem_of(original, first, second, recipe.max_anchors)
         if problem:
             report.drop(problem, item.id)
             continue
-        states, kept = read_snapshots(second.stdout, len(first.anchors)), False
+        states = read_snapshots(second.stdout, len(first.anchors))
         opening = goal(item.function, first.anchors, first.value)  # before reasoning(), which changes the AST
         texts = reasoning(item.function, first.anchors, states)
-        closing = "return_val" if first.anchors[-1][1] == "return_val" else f"return_val = {first.value}"
-        for one in ["output", "input"] if task == "both" else [task]:
-            if one == "output":
-                example = make_example(item, first, one, prompt, first.value, [*texts, closing])
-            else:
-                example = make_example(item, first, one, prompt, literal_call(item, states[0]), [opening, *texts, "input"])
+        for task in ["output", "input"] if recipe.task == "both" else [recipe.task]:
+            example = make_example(item, first, task, recipe, states[0], opening, texts)
             if isinstance(example, str):
                 report.drop(example, item.id)
-                continue
-            example["id"] += f"-{one}" if task == "both" else ""
-            report.kept[one] += 1
-            kept = True
-            yield example
-        report.anchors[len(first.anchors)] += kept
+            else:
+                yield item, example
 
 
 def literal_call(item: Candidate, start: dict[str, str]) -> str | None:
@@ -763,53 +891,93 @@ def literal_call(item: Candidate, start: dict[str, str]) -> str | None:
     return arguments
 
 
-def make_example(item: Candidate, trace, task: str, style: str, answer: str | None, texts: list[str]) -> dict | str:
-    """The example of one task, or why there is none. answer, texts: as for make_response."""
-    anchors = [[name, text] for _, name, text in trace.anchors]
-    if answer is None:
+def make_example(item: Candidate, trace, task: str, recipe: Recipe, start: dict, opening: str, texts: list[str]) -> dict | str:
+    """The example of one task, or why there is none.
+
+    start: the arguments' reprs; opening: the reasoning before the input that the model finds; texts: one before each anchor.
+    """
+    commits = task == "input" or not recipe.decouple
+    arguments = literal_call(item, start) if commits else None
+    if commits and arguments is None:
         return "the arguments are no literals (input prediction)"
-    prompt = make_prompt(item.instrumented, item.call, trace.value, task, style)
-    if any(TAG.search(text) for text in (item.instrumented, item.call, trace.value, *itertools.chain(*anchors), *texts)):
+    answer = arguments if task == "input" else trace.value
+    closing = "input" if task == "input" else "return_val" if trace.anchors[-1][1] == "return_val" else f"return_val = {answer}"
+    program, anchors = item.instrumented, printed(trace)
+    steps = not recipe.no_anchors or item.draw(recipe.seed, "no anchors").random() >= recipe.no_anchors
+    if not steps:  # one reasoning holds what the steps would say
+        program, anchors, texts, closing = item.code, [], [], "; ".join(dict.fromkeys([*texts, closing]))
+    texts = [opening if task == "input" else "input"] * commits + [*texts, closing]
+    if any(rewards.TAG.search(text) for text in (item.instrumented, item.call, trace.value, *itertools.chain(*anchors), *texts)):
         return "a text contains a tag of the format"
-    response = make_response(anchors, answer, texts, task)
+    prompt = make_prompt(program, item.call, trace.value, task, recipe.prompt, steps=steps, decouple=recipe.decouple)
+    response = make_response(anchors, answer, texts, arguments)
     try:
         (prompt + response).encode()
     except UnicodeEncodeError:
         return "a text that UTF-8 cannot hold"
-    example = dict(id=item.id, code=item.code, instrumented=item.instrumented, call=item.call, anchors=anchors,
-                   output=trace.value, task=task, prompt=prompt, response=response)
-    if task == "input" and not item.call.endswith(f"({answer})"):  # rewritten arguments: is it still the same run?
-        if rewards.score(response, example) != ([1.0] * len(anchors), [True] * len(anchors), 1.0):
-            return "the arguments as literals give another run (input prediction)"
+    identity = f"{item.id}-{task}" if recipe.task == "both" else item.id
+    example = dict(id=identity, code=item.code, instrumented=program, call=item.call, anchors=anchors, output=trace.value,
+                   task=task, prompt=prompt, response=response)
+    if task == "input" and not item.call.endswith(f"({answer})") and not perfect(response, example):  # it was written anew
+        return "the arguments as literals give another run (input prediction)"
     return example
 
 
+def perfect(response: str, example: dict) -> bool:
+    """True if the response earns every reward of the example."""
+    n = len(example["anchors"])
+    return rewards.score(response, example) == ([1.0] * n, [True] * n, 1.0)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# The command line
+# Where programs come from: JSONL files and Hugging Face data sets, and the benchmarks that they must not overlap with
 
 
 class BadInput(Exception):
     """A mistake of the user's, told in one line."""
 
 
-def checked(row, source: str, number: int) -> dict:
-    """The row as build wants it: id, code, and call or input."""
-    if not isinstance(row, dict) or not isinstance(row.get("code"), str):
+FIELDS = {  # what a program needs -> the columns it may come from, the first that a row has; --fields puts others in front
+    "id": ["id", "task_id", "question_id"],
+    "code": ["code", "prompt+canonical_solution"],  # a+b: their texts joined
+    "call": ["call"],
+    "input": ["input"],
+    "tests": ["tests", "test_list", "test"],        # assertions, a text or a list of texts
+    "entry": ["entry", "entry_point"],
+}
+
+
+def checked(row, source: str, number: int, fields: dict, runs: bool = True) -> dict:
+    """The row as build wants it: id, source, code, one of call, input and tests (where the program is to run), maybe entry."""
+    found = {"id": f"{Path(source).stem}_{number}", "source": Path(source).name}
+    for name, columns in fields.items() if isinstance(row, dict) else []:
+        for column in columns:
+            texts = [as_text(row.get(part)) for part in column.split("+")]
+            if None not in texts:
+                found[name] = "".join(texts)
+                break
+    if "code" not in found:
         raise BadInput(f"{source}: line {number}: a program needs the text field `code`")
-    field = next((field for field in ("call", "input") if isinstance(row.get(field), str)), None)
-    if field is None:
-        raise BadInput(f"{source}: line {number}: a program needs one of the text fields `call` and `input`")
-    return {"id": str(row.get("id", f"{Path(source).stem}_{number}")), "code": row["code"], field: row[field]}
+    if runs and not found.keys() & {"call", "input", "tests"}:
+        raise BadInput(f"{source}: line {number}: a program needs one of the text fields `call`, `input` and `tests`")
+    return found
 
 
-def read_programs(source: str, split: str):
-    """(iterator of checked rows, their number or None) of a Hugging Face id or a JSONL file, which is checked first."""
+def as_text(value) -> str | None:
+    """A column as text: a text, a number (of an id) or a list of texts, a line each; None for anything else."""
+    if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    return value if isinstance(value, str) else str(value) if isinstance(value, int) else None
+
+
+def read_programs(source: str, split: str, fields: dict):
+    """(iterator of rows, their number or None) of a JSONL file, which is checked first, or of a Hugging Face id."""
     path = Path(source)
     if path.is_file():
-        return read_jsonl(path), sum(1 for _ in read_jsonl(path))
+        return read_jsonl(path, fields), sum(1 for _ in read_jsonl(path, fields))
     if path.exists():
         raise BadInput(f"{path}: not a file")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.endswith((".jsonl", ".json")):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.endswith((".jsonl", ".json", ".gz")):
         raise BadInput(f"{source}: no such file")
     import datasets
 
@@ -818,92 +986,159 @@ def read_programs(source: str, split: str):
     except (OSError, ValueError) as problem:
         reason = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise BadInput(f"{source}: neither a file nor a Hugging Face data set with a split {split!r}: {reason}") from None
-    return (checked(row, source, number) for number, row in enumerate(rows, 1)), None
+    return (checked(row, source, number, fields) for number, row in enumerate(rows, 1)), None
 
 
-def read_jsonl(path: Path):
-    """Yield the checked rows of a JSONL file; blank lines are skipped."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.isspace():
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as problem:
-                    raise BadInput(f"{path}: line {number}: not JSON: {problem}") from None
-                yield checked(row, str(path), number)
+def read_jsonl(path: Path, fields: dict, runs: bool = True):
+    """Yield the checked rows of a JSONL file, which may be gzipped; blank lines are skipped."""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.isspace():
+                    try:
+                        row = json.loads(line)
+                    except (ValueError, RecursionError) as problem:
+                        raise BadInput(f"{path}: line {number}: not JSON: {problem}") from None
+                    yield checked(row, str(path), number, fields, runs)
+    except (OSError, EOFError, zlib.error) as problem:
+        raise BadInput(f"{path}: {problem}") from None
 
 
-def card(args, report: Report) -> dict:
-    """The data card: settings, counts, drops by reason, anchors per kept program."""
-    counts = sorted(report.anchors.elements())
-    settings = {name: value for name, value in vars(args).items() if name not in ("show", "file")}
-    return {"settings": settings, "programs": report.programs, "kept": report.kept,
-            "dropped": dict(report.dropped.most_common()), "dropped_examples": report.examples,
-            "anchors": {"mean": round(statistics.mean(counts), 2), "median": statistics.median(counts),
-                        "range": [counts[0], counts[-1]]},
-            "python": sys.version.split()[0]}
+def grams(code: str, n: int = 10):
+    """The n-grams of a program's tokens, comments and layout left out, as texts."""
+    tokens, layout = [], (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    with contextlib.suppress(tokenize.TokenError, SyntaxError):  # what follows such a place has no tokens
+        tokens += (token.string for token in tokenize.generate_tokens(io.StringIO(code).readline) if token.type not in layout)
+    return (" ".join(tokens[i:i + n]) for i in range(len(tokens) - n + 1))
+
+
+def read_benchmarks(paths: list[Path]) -> dict[str, str]:
+    """10-gram -> the first program of the benchmark files that has it."""
+    found = {}
+    for path in paths:
+        for row in read_jsonl(path, FIELDS, runs=False):
+            for gram in grams(row["code"]):
+                found.setdefault(gram, f"{path.name} {row['id']}")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+CHUNK = 256  # programs after which an interrupted run can go on
+
+
+def recipe_of(args) -> dict:
+    """The recipe that the flags ask for; reads the benchmarks and finds the teacher model."""
+    names = ("task", "prompt", "calls", "max_anchors", "seed", "no_anchors", "drop_anchors", "decouple", "on_reject", "reasoning")
+    recipe = {name: getattr(args, name) for name in names} | {"benchmarks": read_benchmarks(args.decontaminate)}
+    if args.teacher_url or args.teacher != "rules":
+        from tools import teacher
+
+        if args.teacher_url:
+            name = None if args.teacher == "rules" else args.teacher
+            recipe["ask"], args.teacher = teacher.endpoint(args.teacher_url, name, args.concurrency)
+        else:
+            recipe["ask"] = teacher.local(args.teacher)
+    return recipe
 
 
 def write(args) -> None:
-    """--programs: build, write and report. The file appears under its name only when it is complete."""
+    """--programs: build, write and report. OUT appears when complete; until then OUT.part and OUT.part.json let a run go on."""
     import tqdm
 
-    rows, total = read_programs(args.programs, args.split)
-    report, temporary = Report(), args.out.with_name(f".{args.out.name}.{os.getpid()}.tmp")
+    fields = FIELDS | {name: [column, *FIELDS[name]] for name, column in args.fields}
+    parts, totals = zip(*(read_programs(source, args.split, fields) for source in args.programs))
+    rows = itertools.islice(itertools.chain(*parts), args.limit)
+    total = min(filter(None, (args.limit, None if None in totals else sum(totals))), default=None)
+    recipe, report = recipe_of(args), Report()
+    files = {str(path): path.stat().st_size for path in map(Path, [*args.programs, *args.decontaminate]) if path.is_file()}
+    settings = {name: value for name, value in vars(args).items() if name not in ("show", "stats", "file", "concurrency")}
+    settings = json.loads(json.dumps(settings | {"bytes": files}, default=str))
+    part, state = (args.out.with_name(args.out.name + ending) for ending in (".part", ".part.json"))
+    with open_part(args.out, part) as file:
+        file.truncate(resume(state, part, settings, report))
+        with tqdm.tqdm(total=total, initial=report.programs, desc="augment", unit=" programs", mininterval=1) as bar:
+            for chunk in batched(itertools.islice(rows, report.programs, None), CHUNK):
+                for example in build(chunk, report=report, **recipe):
+                    file.write(json.dumps(example).encode() + b"\n")
+                file.flush()
+                save(state, {"settings": settings, "bytes": file.tell(), "report": vars(report)})
+                bar.set_postfix(kept=report.kept.total(), dropped=report.dropped.total(), refresh=False)
+                bar.update(len(chunk))
+        print(summary(report))
+        if report.kept:
+            os.replace(part, args.out)
+            save(args.out.with_suffix(".card.json"), card(settings, report))
+            print(f"wrote {args.out} and {args.out.with_suffix('.card.json')}")
+        else:
+            part.unlink()
+        state.unlink(missing_ok=True)
+    if not report.kept:
+        raise BadInput(f"{' '.join(args.programs)}: " + ("every program was dropped" if report.programs else "holds no programs"))
+
+
+def open_part(out: Path, part: Path):
+    """The file to write to, locked against other runs."""
     try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        if args.out.is_dir():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir():
             raise IsADirectoryError("it is a folder")
-        file = temporary.open("w")
+        file = part.open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BadInput(f"--out {out}: another run is writing it") from None
     except OSError as problem:
-        raise BadInput(f"--out {args.out}: {problem}") from None
-    rows = itertools.islice(rows, args.limit)
-    total = min(filter(None, (total, args.limit)), default=None)
-    options = dict(task=args.task, prompt=args.prompt, max_anchors=args.max_anchors, seed=args.seed, report=report)
-    try:
-        with file, tqdm.tqdm(rows, total=total, desc="augment", unit=" programs", mininterval=1) as bar:
-            for example in build(bar, **options):
-                file.write(json.dumps(example) + "\n")
-        summary(args.programs, report)
-        if not report.kept:
-            raise BadInput(f"{args.programs}: " + ("every program was dropped" if report.programs else "holds no programs"))
-        os.replace(temporary, args.out)
-    finally:
-        temporary.unlink(missing_ok=True)
-    args.out.with_suffix(".card.json").write_text(json.dumps(card(args, report), indent=2, default=str) + "\n")
-    print(f"wrote {args.out} and {args.out.with_suffix('.card.json')}")
+        raise BadInput(f"--out {out}: {problem}") from None
+    return file
 
 
-def summary(source: str, report: Report) -> None:
+def resume(state: Path, part: Path, settings: dict, report: Report) -> int:
+    """The bytes of OUT.part that an interrupted run with the same settings has finished; its counts go into the report."""
+    saved = json.loads(state.read_text()) if state.exists() else {"bytes": 0, "settings": settings, "report": {"programs": 0}}
+    if part.stat().st_size < saved["bytes"]:  # it was finished, or deleted
+        return 0
+    other = [name for name, value in settings.items() if saved["settings"].get(name) != value]
+    if other:
+        raise BadInput(f"{part}: begun by an interrupted run with other settings ({', '.join(other)}); delete it to begin anew")
+    report.load(saved["report"])
+    return saved["bytes"]
+
+
+def save(path: Path, value: dict) -> None:
+    """Write JSON such that the file is never seen half written."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def card(settings: dict, report: Report) -> dict:
+    """The data card: settings, counts, drops by reason, anchors per example, characters of prompt and response."""
+    packages = [name for name in ("datasets", "openai", "torch", "transformers", "vllm") if name in sys.modules]
+    return {"settings": settings,
+            "versions": {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in packages},
+            "programs": report.programs, "kept": report.kept,
+            "sources": {name: {"programs": count, "kept": report.sources_kept[name]} for name, count in report.sources.items()},
+            "dropped": dict(report.dropped.most_common()), "dropped_examples": report.examples, "teacher": report.teacher,
+            "anchors": spread(report.anchors), "characters": spread(report.lengths)}
+
+
+def spread(counts: Counter) -> dict:
+    """Mean, median and range of numbers that are counted."""
+    values = sorted(counts.elements()) or [0]
+    return {"mean": round(statistics.mean(values), 2), "median": statistics.median(values), "range": [values[0], values[-1]]}
+
+
+def summary(report: Report) -> str:
     kept = ", ".join(f"{count} examples of {task} prediction" for task, count in report.kept.items()) or "no examples"
-    print(f"{source}: {report.programs} programs, {kept}")
+    lines = [f"{', '.join(report.sources)}: {report.programs} programs, {kept}", f"  anchors per example  {spread(report.anchors)}"]
     for reason, count in report.dropped.most_common():
-        print(f"  dropped {count:6}  {reason}  ({', '.join(report.examples[reason][:3])}{', ...' if count > 3 else ''})")
-
-
-def show(count: int, path: Path) -> None:
-    """--show: programs with their true states beside the anchors, then prompt and response."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
-    with path.open() as file:
-        for number, line in enumerate(itertools.islice(file, count), 1):
-            try:
-                print(as_text(json.loads(line)))
-            except (ValueError, KeyError, TypeError, AttributeError) as problem:
-                raise BadInput(f"{path}: line {number}: not an example of augment.py: {problem!r}") from None
-
-
-def as_text(example: dict) -> str:
-    """One example as a person wants to see it; runs it again to learn which line printed what."""
-    trace = sandbox.trace(example["instrumented"], example["call"])
-    states = {line: text for line, _, text in trace.anchors}
-    lines = Source(example["instrumented"]).lines
-    width = min(max(map(len, lines)), 70)
-    marks = [f"  # {states[line]!r}"[:100] if line in states else "" for line in range(1, len(lines) + 1)]
-    program = [f"{line.rstrip():{width}}{mark}".rstrip() for line, mark in zip(lines, marks)]
-    response = re.sub(r"(</(?:print|input)>)", r"\1\n", example["response"])
-    title = f"=== {example['id']} ({example['task']} prediction): {example['call']} == {example['output']}"
-    return "\n".join([title, "", *program, "", "--- prompt", example["prompt"], "", "--- response", response, ""])
+        shown = report.examples[reason][:2]
+        lines.append(f"  dropped {count:6}  {reason}  ({', '.join(shown)}{', ...' if count > len(shown) else ''})")
+    for what, count in report.teacher.items():
+        asked = report.teacher[f"{what.partition(':')[0]}: asked"]
+        lines.append(f"  teacher {count:6}  {what} ({100 * count / max(asked, 1):.1f}%)")
+    return "\n".join(lines)
 
 
 def positive(text: str) -> int:
@@ -912,40 +1147,86 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    try:
+        if 0 <= float(text) <= 1:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
+
+
+def field_of(text: str) -> tuple[str, str]:
+    name, equals, column = text.partition("=")
+    if name not in FIELDS or not column:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=COLUMN with one of the names {', '.join(FIELDS)}")
+    return name, column
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Turn programs into verified examples with anchors.")
     add = parser.add_argument
-    # input
-    add("--programs", metavar="PATH|ID", help="JSONL with `code` and `input` or `call`, or a Hugging Face id")
+    # the programs
+    add("--programs", nargs="+", metavar="PATH|ID",
+        help="JSONL files (or .gz) or Hugging Face ids, with code and one of input, call and tests")
     add("--split", default="train", help="split of a Hugging Face data set")
+    add("--fields", nargs="+", type=field_of, default=[], metavar="NAME=COLUMN",
+        help="columns of another name for id, code, call, input, tests, entry; a+b joins two")
+    add("--calls", type=positive, default=1, help="take at most this many calls from a program's tests")
     add("--limit", type=positive, help="read at most this many programs")
+    add("--decontaminate", nargs="+", type=Path, default=[], metavar="FILE",
+        help="drop programs that share 10 tokens in a row with a program of these benchmark files")
     # what to make
     add("--task", choices=["output", "input", "both"], default="output")
     add("--prompt", choices=["instruct", "bare"], default="instruct", help="bare: program and assertion, no explanation")
     add("--max-anchors", type=positive, default=10, help="drop runs that print more anchors")
-    add("--seed", type=positive, default=1, help="the second hash seed; the first is 0")
+    add("--seed", type=positive, default=1, help="the second hash seed (the first is 0), and the seed of the shares below")
+    add("--no-decouple", dest="decouple", action="store_false", help="one prompt and one form of response for both tasks")
+    add("--no-anchors", type=share, default=0.0, metavar="SHARE", help="share of examples that show P and answer without steps")
+    add("--drop-anchors", type=share, default=0.0, metavar="SHARE", help="share of anchors to take out; the paper's Table 9: 0.2")
+    # who writes the anchors
+    add("--teacher", default="rules", metavar="MODEL", help="rules, or a chat model: a checkpoint folder or Hugging Face id")
+    add("--teacher-url", metavar="URL", help="an OpenAI-compatible endpoint; --teacher names its model; key: OPENAI_API_KEY")
+    add("--concurrency", type=positive, default=16, help="requests to the endpoint at a time")
+    add("--on-reject", choices=["rules", "drop"], default="rules", help="what to do where the teacher model fails twice")
+    add("--reasoning", choices=["rules", "teacher"], default="rules", help="teacher: the model explains the true states")
+    # the result
     add("--out", type=Path, help="JSONL to write; a card goes beside it")
-    # a look at the result
     add("--show", type=positive, metavar="N", help="print the first N examples of FILE and stop")
-    add("file", nargs="?", type=Path, metavar="FILE", help="with --show: a JSONL that augment.py wrote")
+    add("--stats", action="store_true", help="print the sizes and quirks of FILE and stop")
+    add("file", nargs="?", type=Path, metavar="FILE", help="with --show or --stats: a JSONL that augment.py wrote")
     return parser
 
 
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    if args.show and not args.file:
-        parser.error("--show N needs a FILE")
-    if not args.show and (args.file or not args.programs or not args.out):
-        parser.error("--programs and --out are needed, or --show N FILE")
+    if (args.show or args.stats) and not args.file:
+        parser.error("--show N and --stats need a FILE")
+    if not (args.show or args.stats) and (args.file or not args.programs or not args.out):
+        parser.error("--programs and --out are needed, or --show N FILE, or --stats FILE")
+    if args.reasoning == "teacher" and args.teacher == "rules" and not args.teacher_url:
+        parser.error("--reasoning teacher needs --teacher MODEL or --teacher-url URL")
     try:
-        show(args.show, args.file) if args.show else write(args)
+        if args.file:
+            from tools import look
+
+            look.show(args.file, args.show or 0)
+            if args.stats:
+                look.stats(args.file)
+        else:
+            write(args)
     except BadInput as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # `--show 9 FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
+    from augment import main  # not this copy: tools/teacher.py and tools/look.py import augment too
+
     main()

@@ -1,9 +1,12 @@
 """augment.py: the anchors, what is kept and dropped, prompts, responses and reasoning, and the command line."""
 
+import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from textwrap import dedent
 
@@ -321,7 +324,7 @@ def test_cruxeval():
     report = augment.Report()
     examples = list(augment.build(rows, task="both", report=report))
     assert report.programs == 100 and report.dropped["the anchors change the result"] == 0
-    assert report.kept["output"] + report.dropped["another text under another hash seed"] == 100
+    assert report.kept["output"] + report.dropped["another text under another hash seed"] + report.dropped["an address in the text"] == 100
     steps, masks, finals = rewards.score_many([example["response"] for example in examples], examples)
     assert all(map(all, steps)) and all(map(all, masks)) and all(finals)
     outputs = {row["id"]: row["output"] for row in rows}
@@ -439,6 +442,8 @@ DROPS = {
     "syntax error": ("def f(:", "f()"),
     "nested too deeply": ("def f():\n    return " + "+".join(["1"] * 5000), "f()"),
     "the call is not of a function that the program defines": ("def f():\n    return 1", "g()"),
+    "the call is of a method": ("class A:\n    def f(self):\n        return 1\ndef g():\n    return 1", "A().f()"),
+    "no function is defined at the top level": ("print(int(input()) + 1)", "1"),
     "the program does not run: error": ("def f():\n    x = 1\n    return 1 / 0", "f()"),
     "the anchors change the result": ("import inspect\ndef f():\n    x = 1\n    return len(inspect.currentframe().f_code.co_names)", "f()"),
     "an anchor inside a loop": ("def f(xs):\n    for x in xs:\n        print(f'x: {x}')\n    return 1", "f([1])"),
@@ -483,6 +488,138 @@ def test_build_reads_no_further_than_it_must():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Variants of the examples
+
+
+def test_without_decoupled_tasks_both_have_one_form():
+    output, given = make(SUM, "f(3, 4)", task="both", decouple=False)[0]
+    instructions = [example["prompt"].partition("def f")[0] for example in (output, given)]
+    assert instructions[0] == instructions[1] and output["prompt"].endswith("f(3, 4) == ??") and given["prompt"].endswith("f(??) == 7")
+    steps = ("<input>3, 4</input><reasoning>c = 3 + 4</reasoning><print>c: 7</print>"
+             "<reasoning>return_val = 7</reasoning><print>return_val: 7</print>")
+    assert output["response"] == f"<reasoning>input</reasoning>{steps}<reasoning>return_val</reasoning><answer>7</answer>"
+    assert given["response"] == f"<reasoning>return_val = 7 = c</reasoning>{steps}<reasoning>input</reasoning><answer>3, 4</answer>"
+    assert all(augment.perfect(example["response"], example) for example in (output, given))
+
+
+def test_without_anchors():
+    output, given = make(SUM, "f(3, 4)", task="both", prompt="bare", no_anchors=1.0)[0]
+    assert output["prompt"] == text(SUM) + "\nassert f(3, 4) == ??" and output["anchors"] == [] and output["instrumented"] == text(SUM)
+    assert output["response"] == "<reasoning>c = 3 + 4; return_val = 7; return_val</reasoning><answer>7</answer>"
+    assert given["response"] == ("<reasoning>return_val = 7 = c</reasoning><input>3, 4</input>"
+                                 "<reasoning>c = 3 + 4; return_val = 7; input</reasoning><answer>3, 4</answer>")
+    assert all(rewards.score(example["response"], example) == ([], [], 1.0) for example in (output, given))
+    [example], _ = make(SUM, "f(3, 4)", no_anchors=1.0)
+    assert "print" not in example["prompt"]
+
+
+def sums(count):
+    """Rows of different programs with four anchors."""
+    body = "    a = x + {k}\n    b = a + 1\n    c = b + 1\n    return c + a\n"
+    return [{"id": f"s{k}", "code": "def f(x):\n" + body.format(k=k), "call": "f(1)"} for k in range(count)]
+
+
+def test_a_share_is_without_anchors_and_which_ones_depends_on_the_seed():
+    runs = [[not example["anchors"] for example in augment.build(sums(30), no_anchors=0.5, seed=seed)] for seed in (1, 1, 2)]
+    assert 8 < sum(runs[0]) < 22 and runs[0] == runs[1] != runs[2]
+    report = augment.Report()
+    assert len(list(augment.build(sums(30), no_anchors=0.5, report=report))) == 30
+    assert report.kept["output"] + report.kept["output, no anchors"] == 30 and report.anchors == {4: report.kept["output"]}
+
+
+def test_a_share_of_anchors_is_dropped():
+    """Of 60 x 4 anchors the last of each program stays; of the other 180 about 20% go, and nothing but their lines."""
+    examples = list(augment.build(sums(60), drop_anchors=0.2))
+    assert len(examples) == 60 and 20 < 240 - sum(len(example["anchors"]) for example in examples) < 55
+    for example in examples:
+        whole, lines = augment.instrument(example["code"]).splitlines(), example["instrumented"].splitlines()
+        names = [name for name, _ in example["anchors"]]
+        assert lines == [line for line in whole if not line.startswith("    print") or line[12:].partition(":")[0] in names]
+        assert names[-1] == "return_val" and augment.perfect(example["response"], example)
+    [example] = augment.build(sums(1), drop_anchors=1.0)
+    assert example["anchors"] == [["return_val", "4"]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sources
+
+
+def test_calls_from_tests():
+    """Calls of the function in assertions, wherever they stand there; not of helpers, not with variables, none twice."""
+    tests = "def check(candidate):\n    x = 3\n    assert candidate(1, b=[2]) == 3\n    assert candidate(x) and not f(1, b=[2])\n" \
+            "    assert abs(candidate(4) - h(5)) < 1\n    candidate(6)\n    assert g(7)"
+    assert augment.tested_calls(tests, {"f"}, "f") == ["f(1, b=[2])", "f(4)"]
+    code = "def g(a):\n    b = a\n    return b\ndef f(a):\n    return g(a)"
+    row = {"id": "p", "code": code, "tests": "assert g(1) == 1\nassert g(2) == 2\nassert g(3) == 3"}
+    assert [example["call"] for example in augment.build([row])] == ["g(1)"]
+    assert [(example["id"], example["call"]) for example in augment.build([row], calls=2)] == [("p-1", "g(1)"), ("p-2", "g(2)")]
+    report = augment.Report()
+    assert not list(augment.build([row | {"entry": "f"}], report=report))
+    assert report.dropped == {"no call with literal arguments in the tests": 1}
+
+
+def test_columns_of_the_benchmarks_and_of_ones_own():
+    human = {"task_id": "HumanEval/0", "prompt": "def f(a):\n", "canonical_solution": "    return a\n", "test": "assert candidate(1)", "entry_point": "f"}
+    assert augment.checked(human, "x/H.jsonl", 1, augment.FIELDS) == {
+        "id": "HumanEval/0", "source": "H.jsonl", "code": "def f(a):\n    return a\n", "tests": "assert candidate(1)", "entry": "f"}
+    mbpp = {"task_id": 2, "text": "Write", "code": "def f(a):\r\n\treturn a", "test_list": ["assert f(1)", "assert f(2)"]}
+    assert augment.checked(mbpp, "mbpp.jsonl", 1, augment.FIELDS) == {
+        "id": "2", "source": "mbpp.jsonl", "code": mbpp["code"], "tests": "assert f(1)\nassert f(2)"}
+    mine = {"solution": "def f(a):\n    return a", "arguments": "3"}
+    fields = augment.FIELDS | {"code": ["solution"], "input": ["arguments"]}
+    assert augment.checked(mine, "mine.jsonl", 4, fields) == {
+        "id": "mine_4", "source": "mine.jsonl", "code": mine["solution"], "input": "3"}
+
+
+@pytest.mark.parametrize("name, count, kept", [("HumanEval.jsonl.gz", 164, 0.9), ("mbpp.jsonl", 974, 0.9)])
+def test_benchmarks_are_read_as_they_are(name, count, kept):
+    if not (DATA.parent / name).is_file():
+        pytest.skip(f"STEPCODE_DATA names no folder with {name}")
+    rows = list(augment.read_jsonl(DATA.parent / name, augment.FIELDS))
+    examples = list(augment.build(rows[::10], task="both"))
+    assert len(rows) == count and len(examples) >= 2 * kept * len(rows[::10])
+    assert all(augment.perfect(example["response"], example) for example in examples[::5])
+
+
+def test_a_hugging_face_data_set(monkeypatch, capsys, tmp_path, programs):
+    """The real library streams; only where it finds the data is replaced."""
+    import datasets
+
+    load, asked = datasets.load_dataset, []
+
+    def from_file(name, split, streaming):
+        asked.append((name, split))
+        path.write_text("".join(json.dumps({"solution": row["code"], "run": row["call"]}) + "\n" for row in sums(3)))
+        return load("json", data_files=str(path), split="train", streaming=streaming, cache_dir=str(tmp_path))
+
+    path, out = tmp_path / "hub.jsonl", tmp_path / "data.jsonl"
+    monkeypatch.setattr(datasets, "load_dataset", from_file)
+    flags = ["--programs", "someone/programs", programs, "--split", "test", "--fields", "code=solution", "call=run"]
+    assert command(monkeypatch, capsys, *flags, "--out", out)[0] == 0
+    card = json.loads(out.with_suffix(".card.json").read_text())
+    assert asked == [("someone/programs", "test")] and "datasets" in card["versions"]
+    assert card["sources"] == {"programs": {"programs": 3, "kept": 3}, "programs.jsonl": {"programs": 3, "kept": 2}}
+
+
+def test_grams_are_of_code_tokens():
+    assert list(augment.grams("def f(a):  # sum\n\n    return a+'x y'\n", 5)) == [
+        "def f ( a )", "f ( a ) :", "( a ) : return", "a ) : return a", ") : return a +", ": return a + 'x y'"]
+    assert list(augment.grams("a b c (", 3)) == ["a b c", "b c ("] and list(augment.grams("def f(a): pass")) == []
+
+
+def test_decontamination(monkeypatch, capsys, tmp_path, programs):
+    """Programs with 10 tokens in a row of a benchmark's go, whatever their layout and comments; with 9 they stay."""
+    benchmark, out = tmp_path / "bench.jsonl.gz", tmp_path / "data.jsonl"
+    with gzip.open(benchmark, "wt") as file:
+        file.write(json.dumps({"task_id": "b1", "prompt": "def total(xs, k):\n", "canonical_solution": "    return sum(xs[:k]) * 2"}))
+    rows = [("ten", "def f(xs, k):  # mine\n    return sum(\n        xs[:k])"), ("nine", "def f(xs, k):\n    k += 1\n    return sum(xs[:k])")]
+    programs.write_text("".join(json.dumps({"id": name, "code": code, "input": "[1], 1"}) + "\n" for name, code in rows))
+    code, printed, _ = command(monkeypatch, capsys, "--programs", programs, "--out", out, "--decontaminate", benchmark)
+    assert code == 0 and [json.loads(line)["id"] for line in out.open()] == ["nine"]
+    assert "dropped      1  shares 10 tokens with a benchmark  (ten and bench.jsonl.gz b1: ( xs , k ) : return sum ( xs)" in printed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
 
@@ -517,6 +654,70 @@ def test_file_to_file(monkeypatch, capsys, tmp_path, programs):
     assert card["settings"]["seed"] == 1 and sorted(path.name for path in out.parent.iterdir()) == ["data.card.json", "data.jsonl"]
 
 
+def test_a_killed_run_goes_on_and_ends_with_the_same_files(monkeypatch, capsys, tmp_path):
+    path, folders = tmp_path / "sums.jsonl", [tmp_path / "whole", tmp_path / "killed"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*sums(75), {"code": "def", "call": "f()"}, *sums(75)]))
+    flags = ["--programs", path, "--task", "both", "--no-anchors", "0.3", "--drop-anchors", "0.2", "--out", "data.jsonl"]
+    script = f"import sys; sys.path.insert(0, {str(Path(augment.__file__).parent)!r}); import augment; augment.CHUNK = 10; augment.main()"
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.chdir(folders[0])
+    assert command(monkeypatch, capsys, *flags)[0] == 0
+
+    monkeypatch.chdir(folders[1])
+    state = folders[1] / "data.jsonl.part.json"
+    run = subprocess.Popen([sys.executable, "-c", script, *map(str, flags)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (state.exists() and json.loads(state.read_text())["report"]["programs"] >= 30) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    done = json.loads(state.read_text())["report"]["programs"]
+    assert 30 <= done < 151 and not (folders[1] / "data.jsonl").exists()
+    with (folders[1] / "data.jsonl.part").open("ab") as file:
+        file.write(b'{"half a li')
+    code, _, errors = command(monkeypatch, capsys, *flags, "--seed", 2)
+    assert code == 2 and "begun by an interrupted run with other settings (seed); delete it to begin anew" in errors
+
+    built = []
+    monkeypatch.setattr(augment, "build", lambda chunk, build=augment.build, **recipe: built.extend(chunk) or build(chunk, **recipe))
+    assert command(monkeypatch, capsys, *flags)[0] == 0 and len(built) == 151 - done
+    for name in ("data.jsonl", "data.card.json"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    assert sorted(file.name for file in folders[1].iterdir()) == ["data.card.json", "data.jsonl"]
+
+
+def test_two_runs_cannot_write_one_file(monkeypatch, capsys, tmp_path, programs):
+    out = tmp_path / "data.jsonl"
+    with augment.open_part(out, out.with_name("data.jsonl.part")):
+        code, _, errors = command(monkeypatch, capsys, "--programs", programs, "--out", out)
+    assert code == 2 and "another run is writing it" in errors
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch, capsys, tmp_path, programs):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(augment, "build", stop)
+    code, _, errors = command(monkeypatch, capsys, "--programs", programs, "--out", tmp_path / "data.jsonl")
+    assert code == 130 and errors.splitlines()[-1] == "interrupted; the same command goes on from here"
+
+
+def test_stats(monkeypatch, capsys, tmp_path):
+    """The states are 3, 3, '' and ''."""
+    code = "def f(x):\n    a = 3\n    b = a\n    c = x\n    return c"
+    path, out = tmp_path / "programs.jsonl", tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"code": code, "call": "f('')"}) + "\n")
+    assert command(monkeypatch, capsys, "--programs", path, "--out", out)[0] == 0
+    _, printed, _ = command(monkeypatch, capsys, "--stats", out)
+    assert "anchors with the value of the anchor before: 50.0% (2 of 4)\n" in printed      # b after a, return_val after c
+    assert "anchored assignments of a literal: 25.0% (1 of 4)\n" in printed                # a = 3, of a, b, c and return_val
+    assert "return anchors that show the answer: 100.0% (1 of 1)\n" in printed             # the text is empty, the answer ''
+    assert "anchors that are blank, have newlines or change under strip(): 50.0% (2 of 4)\n" in printed
+    code, _, errors = command(monkeypatch, capsys, "--stats", path)
+    assert code == 2 and "line 1: not an example" in errors
+
+
 def test_limit_and_show(monkeypatch, capsys, tmp_path, programs):
     out = tmp_path / "data.jsonl"
     assert command(monkeypatch, capsys, "--programs", programs, "--out", out, "--limit", 1)[0] == 0
@@ -530,12 +731,16 @@ BAD = {
     "no JSON": ('{"code": "def f(): return 1", "call": "f()"}\n{"code"', [], "line 2: not JSON"),
     "no code": ('{"input": "1"}', [], "line 1: a program needs the text field `code`"),
     "a list": ("[1]", [], "line 1: a program needs the text field `code`"),
-    "no call": ('\n{"code": "x"}', [], "line 2: a program needs one of the text fields `call` and `input`"),
+    "no call": ('\n{"code": "x"}', [], "line 2: a program needs one of the text fields `call`, `input` and `tests`"),
     "empty": ("\n", [], "holds no programs"),
     "all dropped": ('{"code": "def", "call": "f()"}', [], "every program was dropped"),
     "unknown task": ("", ["--task", "both?"], "--task"),
     "no number": ("", ["--max-anchors", "0"], "--max-anchors"),
     "unknown flag": ("", ["--teacher-of-doom"], "--teacher-of-doom"),
+    "no share": ("", ["--drop-anchors", "1.5"], "--drop-anchors"),
+    "no field": ("", ["--fields", "colour=red"], "--fields"),
+    "nobody to reason": ("", ["--reasoning", "teacher"], "--reasoning teacher needs --teacher"),
+    "no benchmark": ('{"code": "def f(): return 1", "call": "f()"}', ["--decontaminate", "absent.jsonl"], "absent.jsonl: [Errno 2]"),
 }
 
 
