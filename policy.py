@@ -531,18 +531,41 @@ def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: i
     return results
 
 
+def _roomy_cache(config):
+    """transformers' cache of keys and values, except that it grows 64 positions at a time: DynamicLayer copies all of itself for every token."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    class RoomyLayer(DynamicLayer):
+        room = ()  # keys and values, [rows, heads, positions and some spare ones, width of a head]
+
+        def update(self, *new, **_):
+            if not self.is_initialized:
+                return super().update(*new)
+            start, end = self.keys.shape[2], self.keys.shape[2] + new[0].shape[2]
+            if not self.room or end > self.room[0].shape[2] or len(self.room[0]) != len(self.keys):  # it is full, or rows were chosen
+                self.room = [torch.nn.functional.pad(old, (0, 0, 0, max(64, end - start))) for old in (self.keys, self.values)]
+            for room, states in zip(self.room, new):
+                room[:, :, start:end] = states
+            self.keys, self.values = (room[:, :, :end] for room in self.room)
+            return self.keys, self.values
+
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
 def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature: float, uniforms) -> list[Sample]:
     """One batch of `sample`: prompts are read once, their keys and values repeated n times, finished rows dropped."""
-    from transformers import DynamicCache
-
     device, width = model.device, max(map(len, prompts))
     ids = torch.tensor([[eos] * (width - len(prompt)) + prompt for prompt in prompts], device=device)  # left-padded
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    cache = DynamicCache(config=model.config)
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * (len(prompt) + max_tokens) for prompt in prompts], device=device)
+    cache = _roomy_cache(model.config)
+    logits = model(input_ids=ids, attention_mask=mask[:, :width], position_ids=(mask[:, :width].cumsum(1) - 1).clamp(min=0),
                    past_key_values=cache, logits_to_keep=1).logits[:, -1]
     cache.batch_repeat_interleave(n)
     logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
+    position = mask[:, :width].sum(1, keepdim=True)  # of the next token, [rows, 1]
 
     tokens = torch.full((len(mask), max_tokens), eos, device=device)
     logprobs = torch.zeros((len(mask), max_tokens), device=device)
@@ -563,10 +586,9 @@ def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature:
         if going.sum() <= 0.8 * len(going):  # copying the cache has a price: drop rows in bunches
             keep = going.nonzero()[:, 0]
             cache.batch_select_indices(keep)
-            alive, mask, token = alive[keep], mask[keep], token[keep]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        logits = model(input_ids=token, attention_mask=mask, position_ids=mask.sum(1, keepdim=True) - 1,
-                       past_key_values=cache).logits[:, -1]
+            alive, mask, token, position = alive[keep], mask[keep], token[keep], position[keep]
+        logits = model(input_ids=token, attention_mask=mask[:, :width + t + 1], position_ids=position, past_key_values=cache).logits[:, -1]
+        position += 1
     tokens, logprobs, lengths = tokens.tolist(), logprobs.tolist(), lengths.tolist()
     return [Sample(row[:length], values[:length], row[length - 1] == eos)
             for row, values, length in zip(tokens, logprobs, lengths)]
