@@ -114,9 +114,12 @@ OTHER_FUNCTIONS = {  # (P, the teacher's program, the call, the complaint or Non
         "def f(xs):\n    for x in xs:\n        y = x\n    return len(xs)",
         "def f(xs):\n    for x in xs:\n        y = x\n    print(f'y: {y}')\n    return_val = len(xs)\n    print(f'return_val: {return_val}')\n    return return_val",
         "f([1])", "another result"),
-    "an error must stay the same error": (
+    "an error must stay an error": (
         "def f(a):\n    return 10 // a", "def f(a):\n    return_val = 10 // (a or 1)\n    print(f'return_val: {return_val}')\n    return return_val",
         "f(3)", "another result"),
+    "and not become another one": (
+        "def f(a):\n    return {1: 2}[a]", "def f(a):\n    return_val = ([2] if a == 1 else [])[0]\n    print(f'return_val: {return_val}')\n    return return_val",
+        "f(1)", "another result"),
     "a variable of another name": (
         "def f(a):\n    s = 1\n    for i in a: s += i\n    return s",
         "def f(a):\n    t = 1\n    for i in a: t += i\n    return_val = t\n    print(f'return_val: {return_val}')\n    return t", "f([1])",

@@ -86,7 +86,7 @@ You replied before:
 That was rejected: {problem}
 Correct it.
 """
-UNROLLED = (ast.Call, ast.BinOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Lambda, *COMPREHENSIONS)  # where values lie inside
+UNROLLED = (ast.Call, ast.BinOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Subscript, *COMPREHENSIONS)  # where values lie inside
 BATCH = 64            # requests that a teacher model is given together
 REPLY_TOKENS = 2048
 LONGEST = 8000        # characters of a rejected reply that the model is shown again
