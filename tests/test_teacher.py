@@ -15,6 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import augment
+import policy
+import toy
 from tools import teacher
 
 CODE = """
@@ -239,6 +241,29 @@ def test_bad_reasoning_is_not_kept(kind):
     assert report.dropped == {f"the teacher's reasoning: {kind}": 1} and not report.kept
     [example] = augment.build(programs(1), ask=ask, reasoning="teacher", report=report)
     assert example["response"].startswith("<reasoning>b = 3 + 0</reasoning>")  # the rules teacher's
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A model of our own
+
+
+def test_a_local_model(monkeypatch, tmp_path):
+    """A random one: its chat template is applied, its nonsense counted, and a prompt that does not fit is not sampled for."""
+    tokenizer = toy.make_tokenizer([])
+    tokenizer.chat_template = "{% for message in messages %}[{{ message['content'] }}]{% endfor %}"
+    model = toy.make_model(tokenizer, width=32, layers=1)
+    model.config.max_position_embeddings = 4096
+    policy.save(model, tokenizer, tmp_path / "model")
+    monkeypatch.setattr(teacher, "REPLY_TOKENS", 24)
+    sampled, sample = [], policy.sample
+    monkeypatch.setattr(policy, "sample", lambda *args, **options: sampled.extend(args[2]) or sample(*args, **options))
+    rows = [*programs(1), {"id": "long", "code": f"def f(a):\n    b = a  # {'long ' * 1000}\n    return b", "call": "f(3)"}]
+    report = augment.Report()
+    assert len(list(augment.build(rows, ask=teacher.local(str(tmp_path / "model")), report=report))) == 2
+    texts = [tokenizer.decode(ids) for ids in sampled]
+    assert len(texts) == 2 and texts[0].startswith("[Add print") and texts[0].endswith("]") and "That was rejected" in texts[1]
+    assert report.teacher["anchors: rejected: no reply"] == 1 and sum(report.teacher.values()) == 4  # asked 2, rejected 2
+    assert teacher.local(str(tmp_path / "model"))(["again"]) == teacher.local(str(tmp_path / "model"))(["again"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
