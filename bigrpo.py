@@ -29,6 +29,7 @@ Where the paper is silent or prints something no framework does, this file choos
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections import defaultdict
@@ -163,6 +164,8 @@ def score(groups: list[list[Rollout]]) -> None:
     flat = [rollout for group in groups for rollout in group]
     steps, masks, finals = rewards.score_many([rollout.text for rollout in flat], [rollout.example for rollout in flat])
     for rollout, step_rewards, mask, final in zip(flat, steps, masks, finals):
+        if not all(map(math.isfinite, [*step_rewards, final])):
+            policy.fail(f"example {rollout.example['id']}: a reward is not finite; the weights were left as they were")
         rollout.step_rewards, rollout.mask, rollout.final = step_rewards, mask, final
 
 
@@ -195,17 +198,24 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
     total = policy.all_sum(torch.tensor(float(sum(len(rollout.sample.ids) for rollout in batch)), device=model.device))
     pieces = [prepare(model, reference, [batch[i] for i in rows], args)
               for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in batch], args.token_budget)]
-    sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=model.device))
-    norms = []
-    for _ in range(args.updates):
-        for piece in pieces:
+
+    def gradient(parts: int) -> dict[str, torch.Tensor]:
+        sums = defaultdict(lambda: torch.zeros((), device=model.device))
+        for piece in pieces if parts == 1 else [half for piece in pieces for half in halves(piece)]:
             loss = token_loss(model, piece, sums, args)  # [N]
             (loss.sum() / total).backward()
+        return sums
+
+    passes, retries = [], 0  # what each update reports
+    for _ in range(args.updates):
+        sums, retried = policy.accumulate(gradient, model)
+        retries += retried
         for parameter in model.parameters():
             policy.all_sum(parameter.grad)
-        norms.append(policy.optimizer_step(model, optimizers, lr, args.max_grad_norm))
-    means = policy.all_sum(torch.stack([*sums.values()])) / total / args.updates
-    return dict(zip(sums, means.tolist())) | {"grad_norm": sum(norms) / len(norms)}
+        means = policy.all_sum(torch.stack([*sums.values()])) / total
+        passes.append(dict(zip(sums, means.tolist())))
+        passes[-1]["grad_norm"] = policy.optimizer_step(model, optimizers, lr, args.max_grad_norm)
+    return {name: sum(one[name] for one in passes) / args.updates for name in passes[0]} | {"first_ratio": passes[0]["ratio"], "retries": retries}
 
 
 def prepare(model, reference, rollouts: list[Rollout], args) -> dict:
@@ -216,6 +226,17 @@ def prepare(model, reference, rollouts: list[Rollout], args) -> dict:
         ref = policy.token_logprobs(reference, **inputs)[0] if args.beta else None
     return {"inputs": inputs, "old": old, "ref": ref, "advantage": torch.cat([r.advantage for r in rollouts]).to(model.device),
             "sampled": torch.tensor([x for r in rollouts for x in r.sample.logprobs], device=model.device)}
+
+
+def halves(piece: dict) -> list[dict]:
+    """A micro-batch as two, of half its rows each; a single row stays as it is."""
+    inputs, row = piece["inputs"], len(piece["inputs"]["responses"]) // 2
+    token = sum(map(len, inputs["responses"][:row]))
+    parts = []
+    for rows, tokens in ((slice(row), slice(token)), (slice(row, None), slice(token, None))):
+        part = {name: None if value is None else value[tokens] for name, value in piece.items() if name != "inputs"}
+        parts.append(part | {"inputs": inputs | {name: inputs[name][rows] for name in ("prompts", "responses")}})
+    return parts if row else [piece]
 
 
 def token_loss(model, piece: dict, sums: dict, args) -> torch.Tensor:

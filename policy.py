@@ -13,6 +13,7 @@ Choices made here, where the paper is silent:
 """
 
 import argparse
+import atexit
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -98,9 +99,16 @@ def save(model, tokenizer, path: Path) -> None:
 # Command lines, files, runs
 
 
+def say(message: str) -> None:
+    """Print a line on stderr, above the progress bar where there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(message, file=sys.stderr)
+
+
 def fail(message: str):
     """End the program with one line on stderr and exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}")
     sys.exit(2)
 
 
@@ -226,7 +234,7 @@ class Run:
             with writing(folder):
                 self._write(folder.with_suffix(".tmp"), folder, {"step": done}, model, tokenizer, optimizers)
         if stop:
-            print(f"stopped after {done} of {self.total} steps; the same command goes on from there", file=sys.stderr)
+            say(f"stopped after {done} of {self.total} steps; the same command goes on from there")
             sys.exit(128 + stop.item())
 
     def _write(self, temporary: Path, folder: Path, position: dict, model, tokenizer, optimizers: list) -> None:
@@ -358,8 +366,11 @@ def writing(path: Path):
     try:
         yield
     except (OSError, SafetensorError, torch.distributed.checkpoint.CheckpointException) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        fail(f"{path} could not be written: {reason[-1]}")
+        for failed, _ in getattr(error, "failures", {}).values():  # of a rank
+            error = failed
+        while not isinstance(error, OSError) and error.__context__:
+            error = error.__context__
+        fail(f"{path} could not be written: {error}")
 
 
 def start_ranks() -> tuple[int, int]:
@@ -369,6 +380,7 @@ def start_ranks() -> tuple[int, int]:
         if torch.cuda.is_available():
             torch.cuda.set_device(default_device())
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(torch.distributed.destroy_process_group)  # its threads, left to themselves, may abort a process that ends
     return int(os.environ.get("RANK", 0)), world
 
 
@@ -475,6 +487,24 @@ def micro_batches(lengths: list[int], token_budget: int) -> list[list[int]]:
     return batches + [rows] if rows else batches
 
 
+def accumulate(gradient, model):
+    """gradient(parts), which adds up a batch's gradient over its micro-batches, each cut into `parts`: (its result, retries).
+
+    parts is 1. Where a micro-batch does not fit into the GPU's memory, all of it once more with 2, at half the token budget:
+    the sum is the same. Several ranks end the program with one line, since one alone cannot go back.
+    """
+    for parts in (1, 2):
+        try:
+            return gradient(parts), parts - 1
+        except torch.OutOfMemoryError:
+            if torch.distributed.is_initialized():
+                fail("a micro-batch does not fit into memory; lower --token-budget and give the command again")
+        model.zero_grad()
+        torch.cuda.empty_cache()
+        say("a micro-batch does not fit into memory: this step is done at half the token budget")
+    fail("a micro-batch does not fit into memory at half the token budget either; lower --token-budget and give the command again")
+
+
 def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], temperature: float = 1.0,
                    chunk: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of every response token, and the entropy of the distribution it was drawn from: [N] and [N].
@@ -575,7 +605,7 @@ def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature:
         scaled = (logits.float() / (temperature or 1.0)).log_softmax(-1)
         if temperature > 0:  # inverse transform sampling: the first token at which the distribution function exceeds u
             cdf = scaled.double().exp().cumsum(-1)
-            token = torch.searchsorted(cdf, uniforms[alive, t, None] * cdf[:, -1:], right=True)
+            token = torch.searchsorted(cdf, uniforms[alive, t, None] * cdf[:, -1:], right=True).clamp(max=cdf.shape[1] - 1)
         else:
             token = scaled.argmax(-1, keepdim=True)
         tokens[alive, t], logprobs[alive, t] = token[:, 0], scaled.gather(-1, token)[:, 0]
@@ -589,6 +619,8 @@ def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature:
             alive, mask, token, position = alive[keep], mask[keep], token[keep], position[keep]
         logits = model(input_ids=token, attention_mask=mask[:, :width + t + 1], position_ids=position, past_key_values=cache).logits[:, -1]
         position += 1
+    if not torch.isfinite(logprobs).all():
+        fail("the model's logits are not finite: its weights hold NaN, or --temperature is too near 0")
     tokens, logprobs, lengths = tokens.tolist(), logprobs.tolist(), lengths.tolist()
     return [Sample(row[:length], values[:length], row[length - 1] == eos)
             for row, values, length in zip(tokens, logprobs, lengths)]

@@ -53,13 +53,18 @@ def train_step(model, optimizers, prompts, responses, token_budget: int, lr: flo
     """One step on a batch of token ids: mean loss per response token, and gradient norm."""
     model.train()
     total = sum(map(len, responses))  # the one normaliser of the whole batch
-    loss = torch.zeros((), device=model.device)
-    for rows in policy.micro_batches([len(p) + len(r) for p, r in zip(prompts, responses)], token_budget):
-        logprobs, _ = policy.token_logprobs(model, [prompts[i] for i in rows], [responses[i] for i in rows])
-        part = -logprobs.sum() / total
-        part.backward()
-        loss += part.detach()
-    return {"loss": loss.item(), "grad_norm": policy.optimizer_step(model, optimizers, lr, max_grad_norm=1.0)}
+
+    def gradient(parts: int) -> torch.Tensor:
+        loss = torch.zeros((), device=model.device)
+        for rows in policy.micro_batches([len(p) + len(r) for p, r in zip(prompts, responses)], token_budget // parts):
+            logprobs, _ = policy.token_logprobs(model, [prompts[i] for i in rows], [responses[i] for i in rows])
+            part = -logprobs.sum() / total
+            part.backward()
+            loss += part.detach()
+        return loss
+
+    loss, retries = policy.accumulate(gradient, model)
+    return {"loss": loss.item(), "grad_norm": policy.optimizer_step(model, optimizers, lr, max_grad_norm=1.0), "retries": retries}
 
 
 def main() -> None:

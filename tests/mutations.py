@@ -112,7 +112,7 @@ BIGRPO = [  # (what is broken, pattern, replacement)
     ("update: k2 never chosen", 'piece["ref"], args.kl)', 'piece["ref"])'),
     ("update: temperature missing", '"temperature": args.temperature}', '"temperature": 1.0}'),
     ("update: clipped share on the wrong side", "ratio > 1 + args.clip_high, (", "ratio < 1 - args.clip_low, ("),
-    ("update: metrics not per update", "/ total / args.updates", "/ total"),
+    ("update: metrics not per update", "for one in passes) / args.updates", "for one in passes)"),
     ("update: sampler's log-probabilities not compared", 'sums["sampler_gap"] += (logprobs.detach() - piece["sampled"])', 'sums["sampler_gap"] += (piece["sampled"])'),
 ]
 

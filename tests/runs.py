@@ -6,9 +6,12 @@ The processes are forked from a server that has imported what is slow to import,
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
+
+import torch
 
 import policy
 import toy
@@ -35,7 +38,8 @@ def _run(script: str, words: list[str], log: Path, prepare, *arguments) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = [script, *words]
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, one thread
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
     try:
         if prepare:
             prepare(*arguments)
@@ -75,3 +79,30 @@ def metrics(out: Path) -> list[dict]:
 
 def weights(out: Path) -> bytes:
     return (out / "model" / "model.safetensors").read_bytes()
+
+
+def replace(target: str, call: int, action, *arguments) -> None:
+    """Replace a function, named "module.function", by one whose call-th call does action(*arguments) first; for `prepare`."""
+    module, _, name = target.rpartition(".")
+    owner = __import__(module.partition(".")[0])
+    for part in module.split(".")[1:]:
+        owner = getattr(owner, part)
+    real, calls = getattr(owner, name), [0]
+
+    def replacement(*given, **more):
+        calls[0] += 1
+        if calls[0] == call:
+            action(*arguments)
+        return real(*given, **more)
+
+    setattr(owner, name, replacement)
+
+
+def send(*signals: int) -> None:
+    for number in signals:
+        os.kill(os.getpid(), number)
+
+
+def kill_at(target: str, call: int) -> dict:
+    """Keywords for `start`: SIGKILL at the call-th call of a function."""
+    return {"prepare": replace, "arguments": (target, call, send, signal.SIGKILL)}

@@ -1,6 +1,5 @@
 """A killed run goes on as if nothing had happened: the same metrics, bit for bit, and the same weights."""
 
-import os
 import random
 import signal
 import time
@@ -8,7 +7,7 @@ import time
 import pytest
 
 import policy
-from runs import finish, metrics, run, start, tiny, weights
+from runs import finish, kill_at, metrics, run, start, tiny, weights
 
 SCRIPTS = ["sft", "bigrpo"]
 MOMENTS = ["torch.distributed.checkpoint.save", "policy.save", "policy.seal", "policy.sync", "pathlib.Path.rename", "shutil.rmtree"]
@@ -29,27 +28,10 @@ def same(folder, script, out):
     assert weights(out) == weights(folder / script)
 
 
-def kill_at(moment: str, call: int) -> None:
-    """Replace a function by one whose call-th call kills the process."""
-    module, _, name = moment.rpartition(".")
-    owner = __import__(module.partition(".")[0])
-    for part in module.split(".")[1:]:
-        owner = getattr(owner, part)
-    real, calls = getattr(owner, name), [0]
-
-    def replacement(*arguments, **more):
-        calls[0] += 1
-        if calls[0] == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **more)
-
-    setattr(owner, name, replacement)
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_run_stopped_between_two_checkpoints_goes_on_from_the_one_before(folder, script):
     out = folder / f"{script}-stopped"
-    assert run(folder, script, out, prepare=kill_at, arguments=("policy.optimizer_step", 4)) == -signal.SIGKILL
+    assert run(folder, script, out, **kill_at("policy.optimizer_step", 4)) == -signal.SIGKILL
     assert len(metrics(out)) == 3 and [path.name for path in policy.checkpoints(out / "checkpoints")] == ["step-000002"]
     assert run(folder, script, out) == 0
     same(folder, script, out)
@@ -57,7 +39,7 @@ def test_a_run_stopped_between_two_checkpoints_goes_on_from_the_one_before(folde
 
 def killed_while_saving(folder, script, moment, call):
     out = folder / f"{script}-{moment}-{call}"
-    assert run(folder, script, out, prepare=kill_at, arguments=(moment, call)) == -signal.SIGKILL
+    assert run(folder, script, out, **kill_at(moment, call)) == -signal.SIGKILL
     assert run(folder, script, out) == 0
     same(folder, script, out)
 

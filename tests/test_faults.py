@@ -1,0 +1,248 @@
+"""Whatever goes wrong ends in continued training, counted and logged, or in one clear line and a non-zero exit: never in wrong numbers."""
+
+import json
+import math
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import policy
+from runs import kill_at, metrics, replace, run, send, tiny, weights
+
+SCRIPTS = ["sft", "bigrpo"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The tiny model, and an uninterrupted run of each script in `sft` and `bigrpo`."""
+    path = tiny(tmp_path_factory.mktemp("faults"))
+    for script in SCRIPTS:
+        assert run(path, script, path / script) == 0, (path / f"{script}.log").read_text()
+    return path
+
+
+def same(folder, script, out):
+    assert metrics(out) == metrics(folder / script) and weights(out) == weights(folder / script)
+
+
+def said(out: Path) -> str:
+    """The one line with which a run says why it ended; there must be no traceback."""
+    text = out.with_suffix(".log").read_text()
+    assert "Traceback" not in text, text
+    return re.findall("(?:error: |stopped after ).*", text)[-1]
+
+
+def saved(out: Path) -> list[str]:
+    return [path.name for path in policy.checkpoints(out / "checkpoints")]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Signals
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_saves_and_leaves(folder, script, number, code):
+    out = folder / f"{script}-{code}"
+    assert run(folder, script, out, prepare=replace, arguments=("policy.optimizer_step", 5, send, number)) == code
+    assert "stopped after 5 of 12 steps" in said(out) and len(metrics(out)) == 5 and saved(out) == ["step-000004", "step-000005"]
+    assert run(folder, script, out) == 0
+    same(folder, script, out)
+
+
+def test_a_second_signal_stops_at_once(folder):
+    out = folder / "twice"
+    assert run(folder, "sft", out, prepare=replace, arguments=("policy.optimizer_step", 5, send, signal.SIGTERM, signal.SIGTERM)) == -signal.SIGTERM
+    assert saved(out) == ["step-000002", "step-000004"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings
+
+
+def test_other_settings_are_refused_by_name_and_fresh_starts_again(folder):
+    out = folder / "settings"
+    assert run(folder, "bigrpo", out, **kill_at("policy.optimizer_step", 6)) == -signal.SIGKILL
+    assert run(folder, "bigrpo", out, "--lam", 0.5, "--seed", 1) == 2
+    assert "lam 0.5 (was 0.3), seed 1 (was 0)" in said(out) and "--fresh" in said(out)
+    assert run(folder, "bigrpo", out, "--keep", 5, "--save-every", 3, "--dump-every", 1) == 0  # these change no result
+    same(folder, "bigrpo", out)
+    rollouts = [json.loads(line)["step"] for line in (out / "rollouts.jsonl").read_text().splitlines()]
+    assert rollouts == sorted(rollouts) and set(map(rollouts.count, {0, *range(4, 12)})) == {16}
+    assert run(folder, "bigrpo", out, "--seed", 1, "--fresh") == 0
+    assert metrics(out) != metrics(folder / "bigrpo") and len(metrics(out)) == 12
+
+
+def test_other_data_or_another_model_under_the_same_name_is_refused(folder, tmp_path):
+    for name in ("model", "examples.jsonl"):
+        (shutil.copytree if name == "model" else shutil.copy)(folder / name, tmp_path / name)
+    assert run(tmp_path, "sft", tmp_path / "out") == 0
+    (tmp_path / "examples.jsonl").write_text((tmp_path / "examples.jsonl").read_text().replace("a = 1", "a = 2"))
+    assert run(tmp_path, "sft", tmp_path / "out") == 2
+    assert "other settings: data " in said(tmp_path / "out") and "model" not in said(tmp_path / "out").partition("Repeat")[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def damage(out: Path, kind: str) -> None:
+    """Truncate, or change one byte of, the optimizer's state in the newest checkpoint; or remove its list of digests."""
+    newest = policy.checkpoints(out / "checkpoints")[-1]
+    [path] = newest.glob("state/*.distcp")
+    content = path.read_bytes()
+    if kind == "list":
+        (newest / "SHA256SUMS").unlink()
+    else:
+        path.write_bytes(content[:len(content) // 2] if kind == "truncated" else content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "changed", "list"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(folder, kind):
+    out = folder / kind
+    assert run(folder, "sft", out, **kill_at("policy.optimizer_step", 8)) == -signal.SIGKILL
+    damage(out, kind)
+    assert run(folder, "sft", out) == 0
+    text = out.with_suffix(".log").read_text()
+    assert "step-000006 is damaged" in text and "going on after step 4" in text
+    same(folder, "sft", out)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_begins_again(folder):
+    out = folder / "all"
+    assert run(folder, "sft", out, **kill_at("policy.optimizer_step", 4)) == -signal.SIGKILL
+    damage(out, "truncated")
+    assert run(folder, "sft", out) == 0
+    same(folder, "sft", out)
+
+
+@pytest.fixture
+def small_disk(tmp_path, folder):
+    """A file system with room for two and a half checkpoints of sft.py."""
+    size = sum(path.stat().st_size for path in (folder / "sft" / "checkpoints" / "step-000012").rglob("*"))
+    (tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(2.5 * size)}", "none", tmp_path / "disk"]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield tmp_path / "disk"
+    subprocess.run(["umount", tmp_path / "disk"], check=True)
+
+
+def test_a_full_disk_ends_with_a_line_and_spares_the_checkpoints(folder, small_disk):
+    out = small_disk / "out"
+    assert run(folder, "sft", out) == 2
+    assert "could not be written" in said(out) and "No space left" in said(out)
+    assert saved(out) and all(policy.newest_checkpoint(path.parent) for path in policy.checkpoints(out / "checkpoints"))
+    subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
+    assert run(folder, "sft", out) == 0
+    same(folder, "sft", out)
+
+
+def test_a_read_only_folder_ends_with_a_line(folder, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert run(folder, "sft", folder / "ro", "--out", small_disk / "out") == 2
+    assert "could not be written: " in said(folder / "ro") and "Read-only file system" in said(folder / "ro")
+
+
+def test_an_out_that_is_a_file_ends_with_a_line(folder):
+    (folder / "file").touch()
+    assert run(folder, "sft", folder / "below", "--out", folder / "file" / "out") == 2
+    assert "could not be written: " in said(folder / "below")
+
+
+def test_a_corrupted_line_in_the_middle_is_named(folder, tmp_path):
+    lines = (folder / "examples.jsonl").read_text().splitlines()
+    lines[4] = lines[4][:50]
+    (tmp_path / "examples.jsonl").write_text("\n".join(lines) + "\n")
+    assert run(folder, "bigrpo", tmp_path / "out", "--data", tmp_path / "examples.jsonl") == 2
+    assert f"{tmp_path}/examples.jsonl: line 5: " in said(tmp_path / "out")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+
+
+def poison(target: str, call: int, spoil) -> None:
+    """From its call-th call on, a function's result goes through `spoil`."""
+    module, _, name = target.partition(".")
+    owner, calls = __import__(module), [0]
+    real = getattr(owner, name)
+
+    def replacement(*given, **more):
+        calls[0] += 1
+        return spoil(real(*given, **more)) if calls[0] >= call else real(*given, **more)
+
+    setattr(owner, name, replacement)
+
+
+def nan_logprobs(result):
+    return result[0] * math.nan, result[1]
+
+
+def nan_rewards(result):
+    return result[0], result[1], [math.nan, *result[2][1:]]
+
+
+@pytest.mark.parametrize("script, target, spoil, line", [
+    ("sft", "policy.token_logprobs", nan_logprobs, "the gradient is not finite"), ("bigrpo", "policy.token_logprobs", nan_logprobs, "the gradient is not finite"),
+    ("bigrpo", "rewards.score_many", nan_rewards, "a reward is not finite")])
+def test_a_number_that_is_none_stops_the_run_and_spares_the_weights(folder, script, target, spoil, line):
+    out = folder / f"{script}-{spoil.__name__}"
+    assert run(folder, script, out, prepare=poison, arguments=(target, 6, spoil)) == 2
+    assert line in said(out) and len(metrics(out)) == 5 and saved(out) == ["step-000002", "step-000004"]
+    assert run(folder, script, out) == 0
+    same(folder, script, out)
+
+
+def test_a_model_of_nans_is_not_sampled_from(folder, tmp_path):
+    model, tokenizer = policy.load(str(folder / "model"))
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    policy.save(model, tokenizer, tmp_path / "model")
+    for temperature in (0.0, 1.0):
+        with pytest.raises(SystemExit):
+            policy.sample(model, tokenizer, [[1, 2]], temperature=temperature, seeds=[(0,)], max_tokens=4)
+    assert run(folder, "bigrpo", tmp_path / "out", "--model", tmp_path / "model") == 2
+    assert "logits are not finite" in said(tmp_path / "out")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Memory
+
+
+def no_memory() -> None:
+    raise torch.OutOfMemoryError("the test says so")
+
+
+@pytest.mark.parametrize("script, target, words", [("sft", "policy.token_logprobs", ()), ("bigrpo", "bigrpo.policy_loss", ("--updates", 2, "--beta", 0.1))])
+def test_a_micro_batch_that_does_not_fit_is_done_again_in_halves(folder, script, target, words):
+    plain, out = folder / f"{script}-plain", folder / f"{script}-memory"
+    assert run(folder, script, plain, "--token-budget", 50, *words) == 0
+    # the failing call comes after others of its step have left their share of the gradient
+    assert run(folder, script, out, "--token-budget", 50, *words, prepare=replace, arguments=(target, 18, no_memory)) == 0
+    assert "this step is done at half the token budget" in out.with_suffix(".log").read_text()
+    assert sum(record["retries"] for record in metrics(out)) == 1 and not any(record["retries"] for record in metrics(plain))
+    for one, other in zip(metrics(out), metrics(plain)):
+        assert one | {"retries": 0} == pytest.approx(other, abs=1e-4)
+
+
+def test_memory_that_does_not_suffice_for_halves_or_for_several_ranks_ends_with_a_line(monkeypatch, capsys):
+    calls = []
+
+    def gradient(parts):
+        calls.append(parts)
+        no_memory()
+
+    with pytest.raises(SystemExit):
+        policy.accumulate(gradient, torch.nn.Linear(1, 1))
+    assert calls == [1, 2] and "at half the token budget either" in capsys.readouterr().err
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(SystemExit):
+        policy.accumulate(gradient, torch.nn.Linear(1, 1))
+    assert calls == [1, 2, 1] and "lower --token-budget" in capsys.readouterr().err
