@@ -53,7 +53,7 @@ class Generator:
         self.lines, self.env = [], {}
 
     def literal(self, kind: type):
-        """A random value of the type int, str, list or dict."""
+        """A random value of the type int, str, list or dict (bools come from comparisons)."""
         rng = self.rng
         if kind is int:
             return rng.randint(0, 9)
@@ -79,7 +79,7 @@ class Generator:
         other, digit = self.pick(kind), rng.randint(1, 5)
         right, letter, cut = self.env[other], rng.choice(LETTERS), rng.randint(1, 2)
         if kind is int:
-            found = [(f"{name} + {digit}", value + digit), (f"{name} - {digit}", value - digit),
+            found = [(f"{name} + {digit}", value + digit), (f"{name} - {digit}", value - digit), (f"{name} > {digit}", value > digit),
                      (f"{name} % {cut + 1}", value % (cut + 1)), (f"{name} // 2", value // 2),
                      (f"{name} * {cut + 1}", value * (cut + 1)), (f"[{name}, {other}]", [value, right])]
             if other != name:
@@ -89,7 +89,8 @@ class Generator:
             found = [(f"{name}[{cut}:]", value[cut:]), (f"{name}[:{cut}]", value[:cut]),
                      (f"{name}[::-1]", value[::-1]), (f"{name}.upper()", value.upper()),
                      (f"{name} + {letter!r}", value + letter), (f"len({name})", len(value)),
-                     (f"{name}.count({letter!r})", value.count(letter)), (f"{name} + {other}", value + right)]
+                     (f"{name}.count({letter!r})", value.count(letter)), (f"{name} + {other}", value + right),
+                     (f"{letter!r} in {name}", letter in value)]
             if value:
                 old = rng.choice(value)
                 found += [(f"{name}.replace({old!r}, {letter!r})", value.replace(old, letter)),
@@ -97,12 +98,16 @@ class Generator:
         elif kind is list and all(type(item) is int for item in value):
             found = [(f"{name}[{cut}:]", value[cut:]), (f"{name}[::-1]", value[::-1]),
                      (f"{name} + [{digit}]", value + [digit]), (f"len({name})", len(value)),
-                     (f"sorted({name})", sorted(value))]
+                     (f"sorted({name})", sorted(value)), (f"{digit} in {name}", digit in value)]
             if value:
                 found += [(f"{name}[0]", value[0]), (f"{name}[-1]", value[-1]), (f"max({name})", max(value)),
                           (f"min({name})", min(value))]
         elif kind is list:
             found = [(f"{name}[::-1]", value[::-1]), (f"len({name})", len(value)), (f"''.join({name})", "".join(value))]
+        elif kind is bool:
+            found = [(f"not {name}", not value)]
+            if other != name:
+                found += [(f"{name} and {other}", value and right), (f"{name} or {other}", value or right)]
         else:
             key = rng.choice(sorted(value))
             found = [(f"{name}[{key!r}]", value[key]), (f"{name}.get({letter!r}, {digit})", value.get(letter, digit)),
@@ -111,7 +116,7 @@ class Generator:
 
     def expression(self, kind: type | None = None):
         """(text, value) of a random expression; with `kind`, one whose value has this type if any has."""
-        found = [pair for source in (int, str, list, dict) for pair in self.candidates(source)]
+        found = [pair for source in (int, bool, str, list, dict) for pair in self.candidates(source)]
         fitting = [pair for pair in found if kind is None or type(pair[1]) is kind]
         newest = [pair for pair in fitting if re.search(rf"\b{list(self.env)[-1]}\b", pair[0])]
         return self.rng.choice(newest if newest and self.rng.random() < 0.5 else fitting or found)
@@ -119,6 +124,8 @@ class Generator:
     def condition(self):
         """(text, truth) of a random comparison."""
         rng, found = self.rng, []
+        if name := self.pick(bool):
+            found.append((name, self.env[name]))
         if name := self.pick(int):
             value, number = self.env[name], max(0, self.env[name] + rng.randint(-3, 3))
             sign = rng.choice([">", "<", "=="])

@@ -38,7 +38,7 @@ def test_difficulty_makes_programs_longer():
 
 def test_all_kinds_of_statements_occur():
     text = "\n".join(row["code"] for row in toy.programs(2000, False, 4, seed=0))
-    for piece in ("if ", "else:", "for x in", "        return ", ".append(", "[::-1]", "[1:]", ".upper()", " += ", "] = ", ".get(", " == "):
+    for piece in ("if ", "else:", "for x in", "        return ", ".append(", "[::-1]", "[1:]", ".upper()", " += ", "] = ", ".get(", " == ", "not ", " and ", " or ", " = b > "):
         assert piece in text, piece
 
 
