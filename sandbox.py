@@ -45,7 +45,6 @@ import builtins
 import collections
 import contextlib
 import ctypes
-import dataclasses
 import enum
 import gc
 import io
@@ -59,6 +58,7 @@ import struct
 import sys
 import time
 import types
+import typing
 
 __builtins__ = dict(vars(builtins))     # a program may rebind builtins; the functions below keep these
 
@@ -68,11 +68,9 @@ REPORT_LIMIT = 16 << 20       # bytes of one job's report, escapes included
 FILES_LIMIT = 16 << 20        # bytes of one file, and of all files where the layer "files" holds
 INPUT_LIMIT = 1 << 16         # characters of one input expression
 INPUTS_PER_FORK = 16
-CACHE_SIZE = 4096             # (program, input) pairs that trace_inputs remembers
 GRACE = 10                    # seconds after a job's limit until its server counts as stuck
 LAYERS = ("namespaces", "files", "privileges", "landlock", "seccomp")    # beyond the limits; tests and bench take some away
-PRELOAD = ("__future__ abc bisect collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
-           "itertools json math operator random re statistics string textwrap time typing").split()
+PRELOAD = "__future__ bisect cmath collections copy functools heapq itertools json math operator re string typing".split()
 
 
 class Status(str, enum.Enum):
@@ -92,22 +90,14 @@ class Status(str, enum.Enum):
     __str__ = str.__str__
 
 
-@dataclasses.dataclass(frozen=True)
-class Trace:
+class Trace(typing.NamedTuple):
     status: Status
-    anchors: list = dataclasses.field(default_factory=list)     # (site, name, text), in the order printed
-    value: str = ""                                             # repr of the result
-    stdout: str = ""                                            # what the other prints print
-    error: str = ""                                             # one line, such as "ZeroDivisionError: division by zero"
-    missing: tuple = ()                                         # layers of isolation that this machine does not give
-
-
-@dataclasses.dataclass(frozen=True)
-class LineTrace:
-    status: Status
-    events: list = dataclasses.field(default_factory=list)      # (line, {name: (repr, type name)} after this visit), in order
-    value: str = ""
-    error: str = ""
+    anchors: list = ()      # (site, name, text), in the order printed
+    value: str = ""         # repr of the result
+    stdout: str = ""        # what the other prints print
+    error: str = ""         # one line, such as "ZeroDivisionError: division by zero"
+    missing: tuple = ()     # layers of isolation that this machine does not give
+    events: tuple = ()      # of trace_lines: (line, {name: (repr, type name)} after this visit), in order
 
 
 # ---- what the other scripts call ---------------------------------------------------------------------------------------
@@ -116,8 +106,8 @@ class LineTrace:
 def trace(program: str, call: str, *, timeout: float = 3.0, hash_seed: int = 0) -> Trace:
     """Run `program`, then evaluate the expression `call` in its globals (nothing if ""), within `timeout` seconds.
 
-    Whatever the program does is a status, never an exception here. Programs of one hash seed may share a server, and with it the
-    seed of `random` and addresses: to see whether a result depends on chance, compare two hash seeds with `agreed`."""
+    Whatever the program does is a status, never an exception here. Programs of one hash seed may share a server, and with
+    it addresses: to see whether a result depends on chance, compare two hash seeds with `agreed`."""
     return next(trace_many([(program, call)], workers=1, timeout=timeout, hash_seed=hash_seed))
 
 
@@ -126,7 +116,7 @@ def trace_many(jobs, *, workers: int | None = None, timeout: float = 3.0, hash_s
 
     `workers` is the number of jobs at a time (default: the cores), `timeout` the seconds for each. An exception raised by `jobs`
     itself goes through; closing the generator ends the programs that are running."""
-    tasks = ({"mode": "trace", "program": program, "call": call, "timeout": timeout} for program, call in jobs)
+    tasks = ({"program": program, "call": call, "timeout": timeout} for program, call in jobs)
     for reports, missing in _run(tasks, workers, hash_seed):
         yield _trace(reports[0], missing)
 
@@ -144,24 +134,15 @@ def trace_inputs(program: str, entry: str, expressions: list[str], *, timeout: f
     Inputs share forks; a fork that fails is repeated with each input alone, so `timeout` seconds hold for each."""
     problems = {text: _problem(entry, text) for text in expressions}
     found = {text: Trace(Status.INPUT, error=problem) for text, problem in problems.items() if problem}
-    found |= {text: _known[program, entry, text] for text in problems if (program, entry, text) in _known}
     found |= _call_inputs(program, entry, [text for text in problems if text not in found], INPUTS_PER_FORK, timeout)
     alone = [text for text, result in found.items() if result.status not in ("ok", "error", "input")]
     found |= _call_inputs(program, entry, alone, 1, timeout)
-    for text, result in found.items():
-        if result.status in ("ok", "error"):
-            _known[program, entry, text] = result
-    while len(_known) > CACHE_SIZE:
-        del _known[next(iter(_known))]
-    return [dataclasses.replace(found[text], anchors=list(found[text].anchors)) for text in expressions]
-
-
-_known = {}     # (program, entry, expression) -> Trace
+    return [found[text] for text in expressions]
 
 
 def _call_inputs(program, entry, texts, size, timeout):
     groups = [texts[i:i + size] for i in range(0, len(texts), size)]
-    tasks = ({"mode": "inputs", "program": program, "call": entry, "inputs": group, "timeout": timeout} for group in groups)
+    tasks = ({"program": program, "call": entry, "inputs": group, "timeout": timeout} for group in groups)
     found = {}
     for group, (reports, missing) in zip(groups, _run(tasks, None, 0)):
         reports = reports if len(reports) == len(group) else reports[:1] * len(group)
@@ -169,19 +150,14 @@ def _call_inputs(program, entry, texts, size, timeout):
     return found
 
 
-def trace_lines(program: str, call: str, *, watch=(), timeout: float = 3.0, hash_seed: int = 0) -> LineTrace:
-    """The lines of `program` executed while `call` is evaluated (with "": while the program itself runs): a LineTrace.
+def trace_lines(program: str, call: str, *, watch=(), timeout: float = 3.0, hash_seed: int = 0) -> Trace:
+    """The lines of `program` executed while `call` is evaluated (with "": while the program itself runs): a Trace with events.
 
     Each event is one visit of a line, with the locals after it and the expressions of the list `watch` ("self.x") wherever they
     evaluate. So a line's next lines are the events after its own, and none of its events means that it was not executed."""
-    task = {"mode": "lines", "program": program, "call": call, "watch": list(watch), "timeout": timeout}
-    reports, _ = next(_run([task], 1, hash_seed))
-    result = _trace(reports[0], ())
-    try:
-        events = [(int(line), {name: (text, kind) for name, (text, kind) in values.items()}) for line, values in reports[0]["events"]]
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        events = []     # there are none where it did not run, or its report is malformed
-    return LineTrace(result.status, events, result.value, result.error)
+    task = {"program": program, "call": call, "watch": list(watch), "timeout": timeout}
+    reports, missing = next(_run([task], 1, hash_seed))
+    return _trace(reports[0], missing)
 
 
 def agreed(first: Trace, second: Trace) -> Trace:
@@ -189,7 +165,7 @@ def agreed(first: Trace, second: Trace) -> Trace:
     texts = [first.value, first.stdout, first.error, *(text for _, _, text in first.anchors)]
     if first == second and not any(" at 0x" in text for text in texts):
         return first
-    return dataclasses.replace(first, status=Status.NONDETERMINISTIC)
+    return first._replace(status=Status.NONDETERMINISTIC)
 
 
 def require_isolation():
@@ -203,8 +179,10 @@ def _trace(report, missing):
     """A Trace of what a child reported, which may be anything."""
     try:
         anchors = [(int(site), str(name), str(text)) for site, name, text in report.get("anchors", ())]
+        events = tuple((int(line), {name: (str(text), str(kind)) for name, (text, kind) in values.items()})
+                       for line, values in report.get("events", ()))
         texts = [str(report.get(key, "")) for key in ("value", "stdout", "error")]
-        return Trace(Status(report["status"]), anchors, *texts, missing)
+        return Trace(Status(report["status"]), anchors, *texts, missing, events)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return Trace(Status.KILLED, error="malformed report", missing=missing)
 
@@ -271,28 +249,30 @@ class _Server:
         self.directory = tempfile.mkdtemp(prefix="sandbox-")
         options = {"numpy": numpy, "layers": layers, "packages": [path for path in sys.path if path.endswith("site-packages")]}
         environment = {"PYTHONHASHSEED": str(hash_seed), "LC_ALL": "C.UTF-8", "TZ": "UTC", "OPENBLAS_NUM_THREADS": "1",
-                       "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+                       "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+                       "LD_BIND_NOW": "1"}      # links now what each child would link again
         flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]      # -I and -E would ignore PYTHONHASHSEED
-        self.process = subprocess.Popen([sys.executable, *flags, os.path.abspath(__file__), "--serve", json.dumps(options)],
-                                        env=environment, cwd=self.directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        start_new_session=True)
+        start = "import sys; sys.path.insert(0, sys.argv[1]); import sandbox; sandbox._serve(sandbox.json.loads(sys.argv[2]))"
+        arguments = [*flags, "-c", start, os.path.dirname(os.path.abspath(__file__)), json.dumps(options)]
+        self.process = subprocess.Popen([sys.executable, *arguments], env=environment, cwd=self.directory,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
 
     def send(self, job):
         """Give it a job: (number, task, times tried before)."""
         self.job, self.deadline = job, time.monotonic() + job[1]["timeout"] + GRACE
         data = json.dumps(job[1]).encode()
         with contextlib.suppress(BrokenPipeError):      # it died: the coming read tells
-            self.process.stdin.write(struct.pack("!I", len(data)) + data)
+            self.process.stdin.write(_SIZE.pack(len(data)) + data)
             self.process.stdin.flush()
 
     def receive(self):
-        """(how the job went, the reports), or None when it was the server's greeting. Raises EOFError if the server died."""
+        """(starved of CPU?, to be retired?, reports), or None when it was the server's greeting. Raises EOFError if the server died."""
         if time.monotonic() > self.deadline:
             raise EOFError("the worker is stuck")
-        data = self._read(struct.unpack("!I", self._read(4))[0])
-        head, _, body = data.partition(b"\n")
+        size, starved, retire = _HEAD.unpack(self._read(_HEAD.size))
+        body = self._read(size)
         if self.missing is None:
-            self.missing = tuple(json.loads(head)["missing"])
+            self.missing = tuple(json.loads(body))
             if not any(layer.startswith("files") for layer in self.missing):
                 os.rmdir(self.directory)    # it was only the place where the server mounted its own
             for layer in set(self.missing) - _told:
@@ -303,7 +283,7 @@ class _Server:
             reports = json.loads(body)
         except (ValueError, RecursionError):
             reports = None
-        return json.loads(head), reports if isinstance(reports, list) and reports else [None]
+        return starved, retire, reports if isinstance(reports, list) and reports else [None]
 
     def _read(self, size):
         data = self.process.stdout.read(size)
@@ -344,15 +324,15 @@ def _run(tasks, workers, hash_seed):
                 try:
                     reply = server.receive()
                 except EOFError as problem:
-                    reply = {"starved": True, "retire": True}, [{"status": "lost", "error": str(problem)}]
+                    reply = True, True, [{"status": "lost", "error": str(problem)}]
                 if reply is None:
                     continue
-                (how, reports), (number, task, tries) = reply, server.job
-                if how["starved"] and not tries:
+                (starved, retire, reports), (number, task, tries) = reply, server.job
+                if starved and not tries:
                     again.append((number, task | {"timeout": 4 * task["timeout"]}, 1))
                 else:
                     done[number] = reports, server.missing or ()
-                _release(busy.pop(fd), how["retire"])
+                _release(busy.pop(fd), retire)
             while given in done:
                 yield done.pop(given)
                 given += 1
@@ -387,85 +367,86 @@ def _ready(busy):
 
 # ---- the server: a fork per job ----------------------------------------------------------------------------------------
 
+# What a fork costs is the pages that are written to after it, by either side: each must be copied (2 microseconds; some 300 of
+# them for a run), and counting a reference is a write. So the code below does without what is merely elegant.
+
+_SIZE, _HEAD = struct.Struct("!I"), struct.Struct("!I2?")      # of a task; of a report: size, starved, retire
+_running, _late = 0, False      # process id of the child, and whether it had to be killed
+_WARM = "import re\ndef f(x):\n    print(x)\n    print(f'x: {x}')\n    return [x, 'a', {2.5: None}]"
+
 
 def _serve(options):
     jobs, replies = open(os.dup(0), "rb"), open(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
+    sys.path[:1] = []
     sys.path += options["packages"]
     for name in PRELOAD + ["numpy"] * options["numpy"]:
         with contextlib.suppress(ImportError):      # the program that imports it will say so
             __import__(name)
-    shared = mmap.mmap(-1, REPORT_LIMIT)
-    _limit(CORE=0, NOFILE=64, FSIZE=FILES_LIMIT, AS=_address_space() + MEMORY_LIMIT)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, 64)
+    _limit(resource.RLIMIT_FSIZE, FILES_LIMIT)
+    _limit(resource.RLIMIT_AS, _address_space() + MEMORY_LIMIT)
     missing, seal = _isolate(options["layers"], options["packages"])
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _execute({"mode": "trace", "program": _WARM, "call": "f(1)"}, None, None)    # what a first run makes, every child then shares
-    _spare_streams.append(_new_streams())
+    signal.signal(signal.SIGALRM, _on_alarm)
+    _execute({"program": _WARM, "call": "f(1)"}, None, None)    # what a first run makes, every child then shares
+    _spare.append(_Output())
     gc.collect()
-    gc.freeze()     # the collector writes into every object it sees; each page written after a fork is copied
-    _send(replies, {"missing": missing}, b"")
-    while head := jobs.read(4):
-        task = json.loads(jobs.read(struct.unpack("!I", head)[0]))
-        starved, report = _fork(task, shared, seal)
-        retire = _littered()
-        _send(replies, {"starved": starved, "retire": retire}, report)
-        if retire:
+    gc.freeze()     # the collector writes into every object it sees
+    starved, retire, report = False, False, json.dumps(missing).encode()
+    while True:
+        replies.write(_HEAD.pack(len(report), starved, retire) + report)
+        replies.flush()
+        head = jobs.read(4)
+        if retire or not head:
             return
-
-
-_WARM = "import re\ndef f(x):\n    print(x)\n    print(f'x: {x}')\n    return [x, 'a', {2.5: None}]"
-
-
-def _send(stream, head, body):
-    data = json.dumps(head).encode() + b"\n" + body
-    stream.write(struct.pack("!I", len(data)) + data)
-    stream.flush()
+        starved, report = _fork(json.loads(jobs.read(_SIZE.unpack(head)[0])), seal)
+        retire = _littered()
 
 
 def _littered():
-    """Has a program left files? Then this server ends, and its directory goes with it."""
+    """Has a program left files, or locked the directory? Then this server ends, and its directory goes with it."""
     try:
-        return bool(os.listdir("."))
+        return bool(os.listdir(".")) or os.stat(".").st_mode & 0o777 != 0o700
     except OSError:
         return True
 
 
-def _fork(task, shared, seal):
+def _on_alarm(*_):
+    """The job is late; or, in the child, the program has set an alarm."""
+    global _late
+    if not _running:
+        _exit(1)
+    _late = True
+    with contextlib.suppress(ProcessLookupError):       # it has just ended
+        os.kill(_running, signal.SIGKILL)
+
+
+def _fork(task, seal):
     """Run one job in a child: (was it starved of CPU, the bytes of its report)."""
-    shared[:4] = bytes(4)
-    child = os.fork()
-    if child == 0:
-        try:
-            if task["mode"] != "nothing":       # the bare fork that make bench measures
+    global _running, _late
+    _late = False
+    with mmap.mmap(-1, REPORT_LIMIT) as shared:     # the child writes its report here; zeros at first
+        _running = os.fork()
+        if not _running:
+            try:
                 _child(task, shared, seal)
-        finally:
-            _exit(1)
-    late = []
-
-    def kill(*_):
-        if child == 0:      # we are the child, and the program has set an alarm
-            _exit(1)
-        late.append(True)
-        with contextlib.suppress(ProcessLookupError):       # it has just ended
-            os.kill(child, signal.SIGKILL)
-
-    signal.signal(signal.SIGALRM, kill)
-    signal.setitimer(signal.ITIMER_REAL, task["timeout"], 0.1)
-    _, code, usage = os.wait4(child, 0)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    _sweep(child)
-    if late:
+            finally:
+                _exit(1)
+        signal.setitimer(signal.ITIMER_REAL, task["timeout"], 0.1)
+        _, code, usage = os.wait4(_running, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _sweep(_running)
+        size, = _SIZE.unpack(shared[:4])
+        if code == 0 and not _late and 0 < size <= REPORT_LIMIT - 4:
+            return False, shared[4:4 + size]
+    if _late:
         # less than half the time on a CPU, and preempted rather than asleep: worth another try, with more time
         preempted = usage.ru_nivcsw > usage.ru_nvcsw + 5
         starved = preempted and usage.ru_utime + usage.ru_stime < task["timeout"] / 2
         return starved, _failure("timeout", f"not done after {task['timeout']:g} s")
-    size, = struct.unpack("!I", shared[:4])
-    if code == 0 and 0 < size <= REPORT_LIMIT - 4:
-        report = shared[4:4 + size]
-        shared[4:4 + size] = bytes(size)    # the next program has no business with it
-        return False, report
     code = os.waitstatus_to_exitcode(code)
     return False, _failure("killed", f"left with exit code {code}" if code >= 0 else signal.Signals(-code).name)
 
@@ -476,26 +457,31 @@ def _failure(status, error):
 
 def _sweep(child):
     """End whatever the child left running. Process 1 of a namespace may mean everybody; otherwise the child's group."""
-    with contextlib.suppress(ProcessLookupError, ChildProcessError, PermissionError):
+    try:
         if os.getpid() == 1:
             os.kill(-1, signal.SIGKILL)
         else:
             os.killpg(child, signal.SIGKILL)
         while True:
             os.wait()
+    except (ProcessLookupError, ChildProcessError, PermissionError):
+        pass        # there is nothing left
 
 
 # ---- the child: run the program ----------------------------------------------------------------------------------------
 
-_exit, _dumps, _pack, _settrace = os._exit, json.dumps, struct.pack, sys.settrace    # programs rebind such things
+_exit, _dumps, _settrace = os._exit, json.dumps, sys.settrace    # programs rebind such things
 
 
 def _child(task, shared, seal):
+    if "bare" in task:      # what make bench compares with
+        _exit(0)
     os.setsid()
     os.closerange(3, 64)
-    _limit(NPROC=0, CPU=int(task["timeout"]) + 2)
-    if os.getppid() != 1:
-        _die_with_parent()      # process 1 of a namespace takes its children with it anyway
+    _limit(resource.RLIMIT_NPROC, 0)
+    _limit(resource.RLIMIT_CPU, int(task["timeout"]) + 2)
+    if os.getppid() != 1:       # process 1 of a namespace takes its children with it anyway
+        _die_with_parent()
 
     def report(results):
         try:
@@ -505,8 +491,7 @@ def _child(task, shared, seal):
             data = _dumps(results).encode()
         if len(data) > REPORT_LIMIT - 4:
             data = _dumps([_too_much("reported")]).encode()
-        shared[4:4 + len(data)] = data
-        shared[:4] = _pack("!I", len(data))
+        shared[:4 + len(data)] = _SIZE.pack(len(data)) + data
         _exit(0)
 
     seal()
@@ -515,14 +500,21 @@ def _child(task, shared, seal):
 
 def _execute(task, text, report):
     """The report, a dict, of one run of the program. Ends the process early through `report` when there is too much output."""
+    record, tracer = _Record(report), None
     try:
         code = _compile(task["program"])
+        if "watch" in task:
+            record.watch = [(text, compile(text, "<watch>", "eval")) for text in task["watch"]]
+            tracer = record.enter
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as problem:
         return {"status": "syntax", "error": _describe(problem)}
-    anchors, events = _Anchors(report), _Events(report, task.get("watch", ()))
-    stdout, namespace = _new_world(anchors, report)
-    tracer = events.start if task["mode"] == "lines" else None
-    status, value, error = "ok", "", ""
+    stdout = _spare.pop() if _spare else _Output()
+    stdout.report = report
+    sys.stdout = sys.__stdout__ = stdout.writer
+    builtins.__anchor__ = record.anchor
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    main.__builtins__ = builtins
+    namespace, status, value, error = main.__dict__, "ok", "", ""
     try:
         if not task["call"]:
             _settrace(tracer)
@@ -531,42 +523,21 @@ def _execute(task, text, report):
             positional, keyword = _arguments(task["call"], text)
             value = repr(namespace[task["call"]](*positional, **keyword))
         elif task["call"]:
-            code = compile(task["call"].strip(), "<call>", "eval", dont_inherit=True)
+            code = compile(task["call"].strip(), "<call>", "eval", 0, True)
             _settrace(tracer)
             value = eval(code, namespace)
             _settrace(None)
             value = repr(value)
     except BaseException as problem:
         _settrace(None)
-        status, error = _classify(problem), _describe(problem)
-    if status != "ok":
-        value = ""
+        status, error, value = _classify(problem), _describe(problem), ""
     if len(value) > OUTPUT_LIMIT:
         return _too_much("returned")
-    return {"status": status, "anchors": anchors.found, "value": "".join([value]), "error": error, "stdout": stdout.text(),
-            "events": events.found}
+    return {"status": status, "anchors": record.anchors, "value": "".join([value]), "error": error, "stdout": stdout.text(),
+            "events": record.events}
 
 
-def _new_world(anchors, report):
-    """Fresh streams and a fresh __main__ for one run: (what collects stdout, the program's globals)."""
-    out, error, sys.stdin = _spare_streams.pop() if _spare_streams else _new_streams()
-    sys.stdout, sys.stderr = out.writer, error.writer
-    sys.__stdout__, sys.__stderr__, sys.__stdin__ = sys.stdout, sys.stderr, sys.stdin
-    out.report = error.report = report
-    builtins.__anchor__ = anchors.record
-    main = sys.modules["__main__"] = types.ModuleType("__main__")
-    main.__builtins__ = builtins
-    return out, main.__dict__
-
-
-def _new_streams():
-    return _Stream(), _Stream(), io.TextIOWrapper(io.BytesIO(), "utf-8")
-
-
-_spare_streams = []     # the server keeps one set for its children: making them costs a tenth of a fork
-
-
-class _Stream(io.BytesIO):
+class _Output(io.BytesIO):
     """Bytes printed, up to the limit."""
 
     def __init__(self):
@@ -587,35 +558,34 @@ class _Stream(io.BytesIO):
         return self.getvalue().decode("utf-8", "backslashreplace")
 
 
-class _Anchors:
-    """(site, name, text) of the anchors printed, up to the limit."""
+_spare = []     # the server keeps one for its children: making it costs a tenth of a fork
+
+
+class _Record:
+    """The anchors printed, (site, name, text), and the lines visited, (line, values), up to the limit."""
 
     def __init__(self, report):
-        self.found, self.size, self.report = [], 0, report
+        self.anchors, self.events, self.size, self.open, self.report = [], [], 0, {}, report
 
-    def record(self, site, name, text):
-        self.size += len(text) + 64
+    def add(self, size):
+        self.size += size + 64
         if self.size > OUTPUT_LIMIT:
-            self.report([_too_much("printed in anchors")])
-        self.found.append((site, name, text))
+            self.report([_too_much("printed in anchors, or traced,")])
 
+    def anchor(self, site, name, text):
+        self.add(len(text))
+        self.anchors.append((site, name, text))
 
-class _Events:
-    """Lines visited, and the locals after each visit, for sys.settrace."""
-
-    def __init__(self, report, watch):
-        self.found, self.size, self.report, self.open = [], 0, report, {}
-        self.watch = [(text, compile(text, "<watch>", "eval")) for text in watch]
-
-    def start(self, frame, event, argument):
+    def enter(self, frame, event, argument):
+        """Called by Python for each new frame, as sys.settrace asks; the result is called for each of its lines and its return."""
         return self.step if frame.f_code.co_filename == "<program>" else None
 
     def step(self, frame, event, argument):
         if frame in self.open:      # the line visited last in this frame is done
-            self.found[self.open.pop(frame)][1].update(self.values(frame))
+            self.events[self.open.pop(frame)][1].update(self.values(frame))
         if event == "line":
-            self.open[frame] = len(self.found)
-            self.found.append((frame.f_lineno, {}))
+            self.open[frame] = len(self.events)
+            self.events.append((frame.f_lineno, {}))
         return self.step
 
     def values(self, frame):
@@ -627,9 +597,7 @@ class _Events:
         for name, value in values.items():
             with contextlib.suppress(Exception):    # half-made objects have no repr yet
                 texts[name] = repr(value), type(value).__name__
-        self.size += 64 + sum(len(name) + len(text) + 16 for name, (text, _) in texts.items())
-        if self.size > OUTPUT_LIMIT:
-            self.report([_too_much("traced")])
+        self.add(sum(len(name) + len(text) + 16 for name, (text, _) in texts.items()))
         return texts
 
 
@@ -677,10 +645,11 @@ def _anchor(node):
 # ---- isolation ---------------------------------------------------------------------------------------------------------
 
 
-def _limit(**limits):
-    for name, value in limits.items():
-        with contextlib.suppress(AttributeError, ValueError, OSError):      # macOS lacks some
-            resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
+def _limit(kind, value):
+    try:
+        resource.setrlimit(kind, (value, value))
+    except (ValueError, OSError):       # macOS refuses some; a lower limit stays
+        pass
 
 
 def _address_space():
@@ -930,7 +899,4 @@ def main():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--serve"]:
-        _serve(json.loads(sys.argv[2]))
-    else:
-        main()
+    main()

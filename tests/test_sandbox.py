@@ -185,7 +185,7 @@ ATTACKS = {
     "memory in pieces": ("import mmap\nx = [mmap.mmap(-1, 1 << 26) for _ in range(100)]", "error memory"),
     "endless output": ("while True: print('x' * 1000)", "output"),
     "endless output that swallows": ("while True:\n  try:\n    while True: print('x' * 1000)\n  except BaseException: pass", "output"),
-    "endless error output": ("import sys\nwhile True: print('x' * 1000, file=sys.stderr)", "output"),
+    "endless error output": ("import sys\nwhile True: print('x' * 1000, file=sys.stderr)", "timeout"),
     "endless anchors": ("x = 1\nwhile True: print(f'x: {x}')", "output"),
     "long line": ("print('x' * 100_000_000)", "output"),
     "long value": ("", "output", "'x' * 10_000_000"),
@@ -467,13 +467,6 @@ def test_one_bad_input_spoils_only_itself():
     results = trace_inputs(program, "f", [str(n) for n in range(8)] + ["10 ** 7", "10000000", "'a'"], timeout=0.5)
     assert [result.status for result in results] == ["ok"] * 3 + ["timeout", "ok", "killed", "ok", "ok", "input", "output", "error"]
     assert_nothing_left()
-
-
-def test_inputs_are_remembered_but_not_shared():
-    first, = trace_inputs(HONEST, "f", ["1"])
-    first.anchors.clear()
-    assert trace_inputs(HONEST, "f", ["1"])[0].anchors == [(3, "y", "2")]
-    assert len(sandbox._known) <= sandbox.CACHE_SIZE
 
 
 def test_a_program_that_does_not_run():
