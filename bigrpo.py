@@ -277,6 +277,34 @@ def health(groups: list[list[Rollout]]) -> dict[str, float]:
     return dict(zip(names, (sums[:, 0] / sums[:, 1].clamp(min=1)).tolist()))
 
 
+WARNINGS = {  # the known ways in which a run dies, and what helps
+    "no_spread": "in nearly every group all answers are equally right, so that nothing is learned from them. Take programs that the model "
+                 "solves sometimes, or a larger --group",
+    "no_entropy": "the policy hardly varies any more (below 0.005 nats a token): it explores nothing. Lower --lr, raise --temperature or --beta",
+    "cut": "more than a tenth of the responses are cut at the length limit before their answer. Raise --max-tokens",
+    "ratio": "pi / pi_old is not 1 on the first pass, where both are the same policy: the log-probabilities are computed wrongly",
+    "kl": "more than 0.5 nats a token away from the initial model: the policy runs off. Lower --lr or raise --beta",
+    "sampler_gap": "sampler and trainer disagree by more than 0.05 nats a token: one of them has old weights, or computes otherwise",
+    "hacking": "right answers became more frequent while right steps became rarer: the model gets its answers without its trace, the "
+               "reward hacking that step rewards are meant to stop. Read rollouts.jsonl"}
+
+
+def warnings(records: list[dict]) -> list[str]:
+    """Which of WARNINGS hold, from the metrics of the last steps (oldest first; the last 40 suffice)."""
+
+    def mean(name: str, steps: list[dict]) -> float:
+        return sum(record.get(name, 0.0) for record in steps) / len(steps)
+
+    now, last, before = records[-1], records[-20:], records[-40:-20]
+    holds = {"ratio": abs(now["first_ratio"] - 1) > 0.01, "sampler_gap": now["sampler_gap"] > 0.05}
+    if len(records) >= 10:
+        holds |= {"no_spread": mean("equal_groups", records[-10:]) > 0.95, "no_entropy": mean("entropy", records[-10:]) < 0.005,
+                  "cut": mean("cut", records[-10:]) > 0.1, "kl": mean("kl", records[-10:]) > 0.5}
+    if len(before) == 20:
+        holds["hacking"] = all(sign * (mean(name, last) - mean(name, before)) > 0.05 for name, sign in (("final_reward", 1), ("step_reward", -1)))
+    return [name for name in WARNINGS if holds.get(name)]
+
+
 def dump(path: Path, step: int, groups: list[list[Rollout]]) -> None:
     """Append every rollout of this step to the rollouts JSONL: predicted, true, reward and advantage per anchor."""
     with policy.writing(path), path.open("a") as file:
@@ -387,6 +415,9 @@ def main() -> None:
         scored = time.time()
         record = {"step": step, "lr": policy.learning_rate(step, args.steps, args.lr, warmup=5)} | health(groups)
         record |= update(model, optimizers, reference, [rollout for group in groups for rollout in group], record["lr"], args)
+        record["warnings"] = warnings([*run.recent, record])
+        for name in set(record["warnings"]).difference(*(before["warnings"] for before in [*run.recent][-1:])):
+            policy.say(f"step {step}: {WARNINGS[name]}")
         record["timing"] = {"sample_s": sampled - start, "score_s": scored - sampled, "train_s": time.time() - scored}
         run.log(record)
         if rank == 0 and (step % args.dump_every == 0 or step == args.steps - 1):

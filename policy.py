@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,7 @@ class Run:
     def __init__(self, args):
         self.args, self.rank, self.signal = args, int(os.environ.get("RANK", 0)), 0
         self.folder, found = args.out / "checkpoints", [None, {"step": 0}]
+        self.recent = deque(maxlen=40)  # the last steps' metrics
         if self.rank == 0:
             with writing(args.out):
                 args.out.mkdir(parents=True, exist_ok=True)
@@ -204,6 +206,7 @@ class Run:
                 torch.distributed.checkpoint.load(state, checkpoint_id=self.newest / "state")
             set_optimizer_state_dict(model, optimizers, state["optimizer"])
             set_random_states(state.get("random", {}).get(str(self.rank)))
+            self.recent.extend(map(json.loads, (self.newest / "metrics.jsonl").read_text().splitlines()))
         if self.rank == 0:
             with writing(self.args.out):
                 (self.args.out / "settings.json").write_text(json.dumps(self.settings, indent=2) + "\n")
@@ -223,6 +226,7 @@ class Run:
         if self.rank == 0:
             with writing(path), path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+        self.recent.append(record)
 
     def save(self, done: int, model, tokenizer, optimizers: list) -> None:
         """Write a checkpoint where one is due after `done` steps; where a signal came, write one and leave."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import bigrpo
 import policy
 from runs import kill_at, metrics, replace, run, send, tiny, weights
 
@@ -246,3 +247,44 @@ def test_memory_that_does_not_suffice_for_halves_or_for_several_ranks_ends_with_
     with pytest.raises(SystemExit):
         policy.accumulate(gradient, torch.nn.Linear(1, 1))
     assert calls == [1, 2, 1] and "lower --token-budget" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Health: a run that dies says of what
+
+HEALTHY = {"first_ratio": 1.0, "sampler_gap": 1e-6, "equal_groups": 0.4, "entropy": 0.05, "cut": 0.0, "kl": 0.01, "final_reward": 0.5, "step_reward": 0.6}
+
+
+def trend(steps, **changes):
+    """`steps` healthy records, of which the last twenty have these values."""
+    return [HEALTHY | (changes if step >= steps - 20 else {}) for step in range(steps)]
+
+
+@pytest.mark.parametrize("name, changes", [
+    ("no_spread", {"equal_groups": 0.97}), ("no_entropy", {"entropy": 0.004}), ("cut", {"cut": 0.11}), ("kl", {"kl": 0.6}), ("ratio", {"first_ratio": 1.02}),
+    ("ratio", {"first_ratio": 0.98}), ("sampler_gap", {"sampler_gap": 0.06}), ("hacking", {"final_reward": 0.56, "step_reward": 0.54})])
+def test_each_way_to_die_has_its_warning(name, changes):
+    assert bigrpo.warnings(trend(40, **changes)) == [name] and len(bigrpo.WARNINGS) == 7
+
+
+def test_a_healthy_run_and_two_rewards_that_move_together_warn_of_nothing():
+    assert bigrpo.warnings(trend(1)) == bigrpo.warnings(trend(40)) == []
+    for both in (0.3, 0.9):
+        assert bigrpo.warnings(trend(40, final_reward=both, step_reward=both)) == []
+    assert bigrpo.warnings(trend(9, entropy=0.0, equal_groups=1.0)) == []  # a few steps prove nothing
+    demo = [json.loads(line) for line in (Path(__file__).parent.parent / "results/demo/rl_metrics.jsonl").read_text().splitlines()]
+    assert not any(bigrpo.warnings([record | {"first_ratio": 1.0} for record in demo[:step + 1]]) for step in range(len(demo)))
+
+
+def test_a_warning_is_said_once_also_across_a_resume_and_stands_in_the_metrics(folder):
+    out = folder / "warned"  # the random model's responses of eight tokens never end
+    for more in (kill_at("policy.optimizer_step", 12), {}):
+        run(folder, "bigrpo", out, **more)
+    assert [record["warnings"] for record in metrics(out)] == [[]] * 9 + [["no_spread", "cut"]] * 3
+    text = out.with_suffix(".log").read_text()
+    assert text.count(bigrpo.WARNINGS["cut"]) == 1 and f"step 9: {bigrpo.WARNINGS['cut']}" in text
+
+
+def test_the_readme_explains_each_warning():
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    assert all(f"| `{name}` |" in text for name in bigrpo.WARNINGS)
