@@ -1,79 +1,209 @@
 """Evaluation (section 4): does the model get the answer, and does it get there faithfully?
 
     python evaluate.py --model runs/rl/model --data runs/toy/test_examples.jsonl --out runs/eval/rl.json
+    python evaluate.py --model runs/rl/model --benchmark cruxeval-output,reval,humaneval --out runs/eval/rl
     python evaluate.py compare runs/eval/sft.json runs/eval/rl.json
     python evaluate.py score --benchmark cruxeval-output --data cruxeval.jsonl --generations gens.json --out scores.json
 
-The first form samples a response to each example and reports four percentages (the paper's Table 6, extended), each with a
-95% interval from a bootstrap over examples:
+The first form samples a response to each example of augment.py. The second does the same on benchmarks by name, each with anchors
+(the paper's headline) and without, in files OUT/NAME.json and OUT/NAME-plain.json; the rows come from --data or $STEPCODE_DATA (a
+file or a folder), otherwise from Hugging Face. Every row of a benchmark counts: where a program cannot be given anchors its question
+is asked without, and the result says how often and why. Both report four percentages (the paper's Table 6, extended):
 
-    final accuracy              the answer is right
+    final accuracy              the answer is right (a benchmark's by its official rule, an example's by rewards.py)
     step accuracy               anchors whose predicted state equals the interpreter's, missing ones counted as wrong
     gap                         final minus step
-    right answer, wrong trace   of the examples with a right answer, those with at least one wrong anchor
+    right answer, wrong trace   of the right answers that have anchors, those with at least one wrong anchor
 
-`compare` gives the paired bootstrap of the difference of two result files on the same examples. `score` applies CRUXEval's
-official rule to a file of generations, {"sample_0": ["...", ...], ...}, made by any model: the program and
-`assert {output} == {generation}` run without an exception. A program's assertion can be fooled by the generation in principle
-(it is spliced in as code); our own training reward never is, because there the model's text is only ever data.
+each with n and a 95% interval (bootstrap over examples, all samples of one together), each also without return anchors and without
+anchors that repeat the value before them; by position and by number of anchors; and the reward budget and the response tokens.
+Sampled responses are kept as they come in OUT.partial, so a run that is killed goes on where it was.
+
+`compare` gives the paired bootstrap of the difference of two result files on the same examples. `score` applies a benchmark's
+official rule to generations made by any model, {"sample_0": ["...", ...], ...} (`--generations gold`: the benchmark's own answers).
+
+Decisions where the paper is silent:
+1. Benchmarks splice a generation into a program, as code; that runs in sandbox.py only. A program can be fooled by what is spliced
+   in; our training reward cannot, because there the model's text is only ever data.
+2. A program that lacks a package of the benchmark's own leaves n and is reported: that is no wrong answer.
+3. In input prediction the steps beyond the trace of the committed input are left out, as in training.
+4. Where every example has the same outcome the bootstrap has no width; Wilson's bound for n examples stands in for it.
 """
 
 import argparse
+import hashlib
 import json
+import os
+import re
 import sys
 import time
+from collections import Counter
 from math import comb
 from pathlib import Path
 
 import numpy as np
 
+import augment
 import policy
 import rewards
-import sandbox
+from tools import benchmarks, reval
+from tools.benchmarks import judge, read_rows, verdicts
 
 METRICS = {"final": "final accuracy", "step": "step accuracy", "gap": "gap", "wrong_trace": "right answer, wrong trace"}
+BENCHMARKS = {"cruxeval-output": benchmarks.Crux("output"), "cruxeval-input": benchmarks.Crux("input"),
+              "lcb-output": benchmarks.LiveCodeBench("output"), "lcb-input": benchmarks.LiveCodeBench("input"),
+              "reval": reval.REval(), "humaneval": benchmarks.HumanEval(), "mbpp": benchmarks.MBPP()}
+BATCH = 256  # responses between two lines of OUT.partial
+Z2 = 1.96 ** 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Numbers
+# Numbers. An item is one response: id, final (1, 0, or None where it leaves n), steps (1 or 0 each) and the anchors
+# [name, true value] that they are about.
 
 
-def percentages(right: np.ndarray, steps: np.ndarray, anchors: np.ndarray) -> dict[str, np.ndarray]:
-    """The four percentages, per row of weights: right [.., n] 0/1, steps [.., n] right anchors, anchors [.., n] all anchors."""
-    final, step = 100 * right.mean(-1), 100 * steps.sum(-1) / anchors.sum(-1)
-    lucky = (right * (steps < anchors)).sum(-1)
-    with np.errstate(invalid="ignore"):  # no right answer at all: nan, written as null
-        return {"final": final, "step": step, "gap": final - step, "wrong_trace": 100 * lucky / right.sum(-1)}
+def columns(items: list[dict]) -> np.ndarray:
+    """[examples, 6]: sums over the items of each id: right, counted, right steps, steps, right with a wrong step, right with steps."""
+    rows = {}
+    for item in items:
+        right, steps = bool(item["final"]), item["steps"]
+        values = right, item["final"] is not None, sum(steps), len(steps), right and sum(steps) < len(steps), right and len(steps) > 0
+        rows[item["id"]] = rows.get(item["id"], 0) + np.array(values, float)
+    return np.array(list(rows.values())).reshape(-1, 6)
 
 
-def columns(items: list[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(right, steps, anchors), each [n], of the items of a result file."""
-    return (np.array([item["final"] for item in items], float), np.array([sum(item["steps"]) for item in items], float),
-            np.array([len(item["steps"]) for item in items], float))
+def percentages(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """The four percentages of summed columns, [..., 6]; nan where there is nothing to divide by."""
+    right, counted, right_steps, steps, lucky, traced = np.moveaxis(sums, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        final, step = 100 * right / counted, 100 * right_steps / steps
+        return {"final": final, "step": step, "gap": final - step, "wrong_trace": 100 * lucky / traced}
 
 
 def resamples(count: int, seed: int, draws: int = 2000) -> np.ndarray:
-    """Indices of bootstrap resamples, [draws, count]."""
-    return np.random.default_rng(seed).integers(count, size=(draws, count))
+    """How often each of `count` examples is drawn in each bootstrap resample, [draws, count]."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
 
 
-def interval(values: np.ndarray) -> list[float | None]:
-    """The 95% interval of bootstrap values, as a list for JSON."""
-    values = values[np.isfinite(values)]
-    return [float(x) for x in np.percentile(values, [2.5, 97.5])] if len(values) else [None, None]
+def metric(value: float, spread: np.ndarray, n: int, percent: bool = True) -> dict:
+    """{"value", "interval", "n"} for JSON, null for nan. spread: the value in each resample of n examples."""
+    spread = spread[np.isfinite(spread)]
+    if not np.isfinite(value) or not len(spread):
+        return {"value": None, "interval": [None, None], "n": n}
+    low, high = np.percentile(spread, [2.5, 97.5])
+    if low == high and percent and value in (0, 100):  # all alike
+        low, high = (0, 100 * Z2 / (n + Z2)) if value == 0 else (100 * n / (n + Z2), 100)
+    return {"value": float(value), "interval": [float(low), float(high)], "n": n}
 
 
 def summarize(items: list[dict], seed: int) -> dict:
-    """{metric: {"value": percent or null, "interval": [low, high]}} of the items."""
+    """The four metrics of the items; n is the number of examples, for "wrong_trace" of those with a right answer."""
+    if not items:
+        return {name: metric(np.nan, np.array([]), 0) for name in METRICS}
     data = columns(items)
-    value, spread = percentages(*data), percentages(*(column[resamples(len(items), seed)] for column in data))
-    return {name: {"value": float(value[name]) if np.isfinite(value[name]) else None, "interval": interval(spread[name])}
-            for name in METRICS}
+    values, spread = percentages(data.sum(0)), percentages(resamples(len(data), seed) @ data)
+    sizes = {"step": (data[:, 3] > 0).sum(), "wrong_trace": (data[:, 5] > 0).sum()}
+    return {name: metric(values[name], spread[name], int(sizes.get(name, len(data)))) for name in METRICS}
+
+
+def mean(ids: list, values: list[float], seed: int, percent: bool = True) -> dict:
+    """The metric that is a mean over items, all items of one id drawn together."""
+    sums = {}
+    for name, value in zip(ids, values):
+        sums[name] = sums.get(name, 0) + np.array([value, 1.0])
+    data = np.array(list(sums.values())).reshape(-1, 2)
+    drawn = resamples(len(data), seed) @ data if len(data) else np.ones((0, 2))
+    return metric(np.mean(values) if values else np.nan, drawn[:, 0] / drawn[:, 1], len(data), percent)
+
+
+def without(item: dict, returns: bool, repeats: bool) -> dict:
+    """The item without its return anchors, without anchors that repeat the value before them, or both."""
+    anchors = item["anchors"]
+    kept = [i for i, (name, value) in enumerate(anchors)
+            if not (returns and name == "return_val") and not (repeats and i and value == anchors[i - 1][1])]
+    return item | {"steps": [item["steps"][i] for i in kept]}
+
+
+def breakdown(items: list[dict], seed: int) -> dict:
+    """Faithfulness from every side: without what comes free, by position, by number of anchors; budget and length."""
+    longest, ids = max((len(item["steps"]) for item in items), default=0), [item["id"] for item in items]
+    lengths = sorted(item["tokens"] for item in items)
+    return {
+        "without": {"return anchors": summarize([without(item, True, False) for item in items], seed),
+                    "repeated values": summarize([without(item, False, True) for item in items], seed),
+                    "both": summarize([without(item, True, True) for item in items], seed)},
+        "by_position": [summarize([item | {"steps": item["steps"][i:i + 1]} for item in items if len(item["steps"]) > i], seed)["step"]
+                        for i in range(longest)],
+        "by_anchors": {n: summarize([item for item in items if len(item["steps"]) == n], seed)
+                       for n in sorted({len(item["steps"]) for item in items})},
+        "reward_budget": mean(ids, [rewards.reward_budget(item["steps"], float(item["final"] or 0)) for item in items], seed, False),
+        "tokens": mean(ids, [item["tokens"] for item in items], seed, False) | {"median": lengths[len(lengths) // 2], "range": [lengths[0], lengths[-1]]}}
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """1 - C(n-c, k) / C(n, k): the chance that k of n samples, c of them right, hold a right one."""
+    """1 - C(n-c, k) / C(n, k): the chance that k of n samples, c of them right, hold a right one. Needs n >= k."""
     return 1 - comb(n - c, k) / comb(n, k)
+
+
+def mean_pass_at_k(raw: dict[str, list[bool]], k: int) -> float | None:
+    """The mean over problems, in percent; None where a problem has fewer than k samples. Problems without any leave n."""
+    counts = [(len(verdicts), sum(verdicts)) for verdicts in raw.values() if verdicts]
+    return 100 * float(np.mean([pass_at_k(n, c, k) for n, c in counts])) if counts and min(counts)[0] >= k else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Responses, kept as they come
+
+
+def fingerprint(args, prompts: list) -> str:
+    """What responses depend on: the model's files, the prompts and the settings of sampling."""
+    folder = Path(args.model)
+    files = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()) if folder.is_dir() else []
+    what = [str(args.model), files, prompts, args.samples, args.max_tokens, args.temperature, args.seed]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def read_partial(path: Path, key: str) -> dict[int, list]:
+    """{batch: its responses} of a run that was cut off. A last line that was not written to its end is sampled again."""
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if record["key"] != key:
+            policy.fail(f"{path}: begun with another model, other data or other settings; delete it, or choose another --out")
+        found[record["batch"]] = record["responses"]
+    return found
+
+
+def generate(model, tokenizer, prompts: list[list[int]], partial: Path, args) -> list[list[policy.Sample]]:
+    """args.samples responses to each prompt, [] for one too long for the context.
+
+    The batches depend on the prompts alone, so what was sampled before a kill is what would have been sampled without it.
+    """
+    from tqdm import tqdm
+
+    key = fingerprint(args, prompts)
+    done = read_partial(partial, key)
+    order = sorted((p for p in range(len(prompts)) if policy.fits(model, prompts[p], args.max_tokens)), key=lambda p: (len(prompts[p]), p))
+    size = max(1, BATCH // args.samples)
+    batches = [order[first:first + size] for first in range(0, len(order), size)]
+    found, partial_text = [[] for _ in prompts], [json.dumps({"key": key, "batch": b, "responses": done[b]}) + "\n" for b in done]
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text("".join(partial_text))
+    with partial.open("a") as file, tqdm(total=len(order), desc=partial.stem) as bar:
+        for number, batch in enumerate(batches):
+            if number not in done:
+                samples = policy.sample(model, tokenizer, [prompts[p] for p in batch], args.samples, args.max_tokens, args.temperature,
+                                        [(args.seed, p) for p in batch])
+                done[number] = [[[sample.ids, sample.ended] for sample in some] for some in samples]
+                file.write(json.dumps({"key": key, "batch": number, "responses": done[number]}) + "\n")
+                file.flush()
+            for p, some in zip(batch, done[number]):
+                found[p] = [policy.Sample(ids, [], ended) for ids, ended in some]
+            bar.update(len(batch))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -81,39 +211,123 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def run(args) -> None:
-    """Sample, score, report, write the result file."""
-    from tqdm import tqdm
+    """Every benchmark, or the examples: sample, score, report, write."""
+    if args.temperature == 0 and args.samples > 1:
+        policy.fail("--samples above 1 needs a --temperature above 0: greedy responses are all alike")
+    model, tokenizer = None, None
+    for name, benchmark, anchors, out in parts(args):
+        rows, dropped = None, Counter()
+        if benchmark is None:
+            questions = read_examples(args)
+        else:
+            rows = read_rows(benchmark, args.data)[:args.limit]
+            questions, dropped = benchmark.questions(rows, anchors, args.prompt)
+        if model is None:
+            model, tokenizer = policy.load(args.model)
+        start = time.time()
+        partial = out.with_suffix(".partial")
+        samples = generate(model, tokenizer, [policy.encode_prompt(tokenizer, question["prompt"]) for question in questions], partial, args)
+        items = score_responses(tokenizer, questions, samples, benchmark, rows)
+        result = {"settings": {name: str(value) for name, value in vars(args).items()} | {"data": name}, "benchmark": name, "anchors": anchors,
+                  "n": len(questions), "summary": summarize(items, args.seed), **breakdown(items, args.seed),
+                  "failures": dict(Counter(item["failure"] for item in items if item["failure"])), "without_anchors": dict(dropped),
+                  "statuses": dict(Counter(item["status"] for item in items if item["status"])), "seconds": time.time() - start, "items": items}
+        result["response_tokens"] = result["tokens"]["value"]
+        if benchmark is not None:
+            result |= benchmark.extra(items, lambda ids, values: mean(ids, values, args.seed))
+        out.write_text(json.dumps(result))
+        partial.unlink()
+        print(describe(result, out))
 
-    examples = policy.read_jsonl(args.data, ("id", "prompt", "anchors", "output", "task"))[:args.limit]
-    model, tokenizer = policy.load(args.model)
-    prompts = [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
-    samples = [policy.Sample([], [], False)] * len(prompts)  # a prompt that does not fit the context is a wrong answer
-    fitting = [index for index, prompt in enumerate(prompts) if policy.fits(model, prompt, args.max_tokens)]
-    start = time.time()
-    with tqdm(total=len(fitting), desc=f"evaluate {args.model}") as bar:
-        found = policy.sample(model, tokenizer, [prompts[index] for index in fitting], 1, args.max_tokens, args.temperature,
-                              [(args.seed, index) for index in fitting], progress=bar.update)
-    for index, (sample,) in zip(fitting, found):
-        samples[index] = sample
-    texts = [policy.decode(tokenizer, sample.ids)[0] for sample in samples]
-    scores = rewards.score_many(texts, examples)
-    items = [{"id": example["id"], "final": final, "steps": steps, "tokens": len(sample.ids), "ended": sample.ended, "response": text}
-             for example, text, sample, steps, final in zip(examples, texts, samples, scores[0], scores[2])]
-    result = {"settings": {name: str(value) for name, value in vars(args).items()}, "n": len(items), "summary": summarize(items, args.seed),
-              "response_tokens": float(np.mean([item["tokens"] for item in items])), "cut": sum(not item["ended"] for item in items), "too_long": len(prompts) - len(fitting),
-              "seconds": time.time() - start, "items": items}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result))
-    print(f"{args.model} on {len(items)} examples of {args.data}, temperature {args.temperature:g}")
-    for name, label in METRICS.items():
-        print(f"  {label:<26}{show(result['summary'][name])}")
-    print(f"  {result['cut']} responses cut at {args.max_tokens} tokens, {result['too_long']} prompts too long for the context")
+
+def parts(args):
+    """(name, benchmark or None, with anchors?, result file) of each thing to evaluate."""
+    if args.benchmark is None:
+        return [(args.data or "runs/toy/test_examples.jsonl", None, not args.plain, args.out or Path("runs/eval/result.json"))]
+    found, folder = [], args.out or Path("runs/eval/benchmarks")
+    for name in args.benchmark.split(","):
+        if name not in BENCHMARKS:
+            policy.fail(f"--benchmark {name}: there are {', '.join(BENCHMARKS)}")
+        benchmark = BENCHMARKS[name]
+        found += [(name, benchmark, condition == "anchors", folder / (name + "-plain" * (condition == "plain" and len(benchmark.conditions) > 1) + ".json"))
+                  for condition in benchmark.conditions]
+    return found
+
+
+def read_examples(args) -> list[dict]:
+    """The examples of augment.py; with --plain, each with the prompt that shows P and asks for the answer alone."""
+    examples = policy.read_jsonl(Path(args.data or "runs/toy/test_examples.jsonl"), ("id", "prompt", "anchors", "output", "task"))[:args.limit]
+    if args.plain:
+        examples = [example | {"anchors": [], "instrumented": example["code"],
+                               "prompt": augment.make_prompt(example["code"], example["call"], example["output"], example["task"], args.prompt, steps=False)}
+                    for example in examples]
+    return [example | {"shown": example.get("instrumented", "")} for example in examples]
+
+
+def score_responses(tokenizer, questions, samples, benchmark, rows) -> list[dict]:
+    """An item for each response (one for a question that was too long to ask): its scores, and what the report shows."""
+    flat = [(q, s) for q, some in enumerate(samples) for s in (some or [None])]
+    asked, texts = [questions[q] for q, _ in flat], ["" if s is None else policy.decode(tokenizer, s.ids)[0] for _, s in flat]
+    steps, masks, finals = rewards.score_many(texts, asked)
+    traces = rewards.traces_of_inputs([rewards.parse(text) for text in texts], asked)
+    answers, statuses = [rewards.parse(text).answer for text in texts], [""] * len(texts)
+    if benchmark is not None:
+        answers = [benchmark.generation(rows[q], text) for (q, _), text in zip(flat, texts)]
+        judged = iter(judge(benchmark, [(rows[q], answer) for (q, _), answer in zip(flat, answers) if answer is not None]))
+        statuses = ["" if answer is None else next(judged) for answer in answers]
+        finals = official_finals(benchmark, [q for q, _ in flat], statuses)
+    items = []
+    for i, (q, sample) in enumerate(flat):
+        question, count = questions[q], sum(masks[i])
+        committed = question["task"] == "input" and traces[i] is not None and traces[i].status == "ok"
+        true = [[name, text] for _, name, text in traces[i].anchors] if committed else question["anchors"]
+        items.append({"id": question["id"], "final": finals[i], "steps": steps[i][:count], "anchors": true[:count],
+                      "predicted": [block.text for block in rewards.parse(texts[i]).blocks], "answer": answers[i], "status": statuses[i],
+                      "failure": failure(sample, texts[i], answers[i]), "tokens": 0 if sample is None else len(sample.ids),
+                      "ended": sample is not None and sample.ended, "response": texts[i], "program": question["shown"],
+                      "call": question["call"], "output": question["output"], "task": question["task"]})
+    return items
+
+
+def official_finals(benchmark, problems: list[int], statuses: list[str]) -> list[float | None]:
+    """1.0, 0.0, or None for a response that leaves n. A response without an answer ("") is wrong."""
+    asked = Counter(q for q, status in zip(problems, statuses) if not (status == "skipped" and benchmark.skipped_leave_n))
+    return [None if status == "missing" or status == "skipped" and benchmark.skipped_leave_n and asked[q] else float(status == "ok")
+            for q, status in zip(problems, statuses)]
+
+
+def failure(sample, text: str, answer: str | None) -> str:
+    """Why a response has no answer, or "" where it has one."""
+    if answer is not None:
+        return ""
+    if sample is None:
+        return "prompt longer than the context"
+    if not text.strip():
+        return "empty response"
+    return "no answer tag" if sample.ended else "cut at the length limit before an answer"
+
+
+def describe(result: dict, out: Path) -> str:
+    """A result for the terminal."""
+    settings = result["settings"]
+    lines = [f"{settings['model']} on {result['benchmark']}, {'with' if result['anchors'] else 'without'} anchors: {result['n']} examples, "
+             f"temperature {settings['temperature']}"]
+    lines += [f"  {label:<26}{show(result['summary'][name])}" for name, label in METRICS.items()]
+    lines += [f"    {f'without {what}':<24}step {show(part['step'])}, right answer, wrong trace {show(part['wrong_trace'])}"
+              for what, part in result["without"].items() if part["step"]["value"] is not None]
+    lines += [f"  {name:<26}{show(value)}" for name, value in result.get("tasks", {}).items()]
+    budget, tokens = result["reward_budget"], result["tokens"]
+    lines.append(f"  reward budget             {budget['value']:5.2f}  of 2;  response tokens: mean {tokens['value']:.1f}, median {tokens['median']}")
+    for what, counts in (("no answer", result["failures"]), ("no anchors in the prompt", result["without_anchors"]),
+                         ("official program", {name: count for name, count in result["statuses"].items() if name not in ("ok", "error")})):
+        lines += [f"  {count:5} {what}: {kind}" for kind, count in counts.items()]
+    return "\n".join([*lines, f"  written to {out}"])
 
 
 def show(metric: dict) -> str:
-    """A percentage and its interval as text."""
+    """A percentage, its interval and n as text."""
     low, high = metric["interval"]
-    return "none" if metric["value"] is None else f"{metric['value']:5.1f}  [{low:.1f}, {high:.1f}]"
+    return "none" if metric["value"] is None else f"{metric['value']:5.1f}  [{low:.1f}, {high:.1f}]  n = {metric['n']}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -122,17 +336,20 @@ def show(metric: dict) -> str:
 
 def compare(args) -> None:
     """Print B - A per metric with the 95% interval of the paired bootstrap over examples."""
-    first, second = read_result(args.first), read_result(args.second)
-    by_id = {item["id"]: item for item in second["items"]}
-    if by_id.keys() != {item["id"] for item in first["items"]}:
+    first, second = ({} for _ in range(2))
+    for found, path in ((first, args.first), (second, args.second)):
+        for item in read_result(path)["items"]:
+            found.setdefault(item["id"], []).append(item)
+    if first.keys() != second.keys():
         policy.fail(f"{args.first} and {args.second} are not about the same examples")
-    pairs = columns(first["items"]), columns([by_id[item["id"]] for item in first["items"]])
-    draw = resamples(len(first["items"]), args.seed)
-    values, spreads = zip(*((percentages(*data), percentages(*(column[draw] for column in data))) for data in pairs))
-    print(f"{args.second} minus {args.first}, {len(draw[0])} examples")
+    data = [columns([item for name in first for item in found[name]]) for found in (first, second)]
+    drawn = resamples(len(first), args.seed)
+    values, spreads = [percentages(part.sum(0)) for part in data], [percentages(drawn @ part) for part in data]
+    print(f"{args.second} minus {args.first}, {len(first)} examples")
     for name, label in METRICS.items():
-        low, high = interval(spreads[1][name] - spreads[0][name])
-        print(f"  {label:<26}{values[1][name] - values[0][name]:+5.1f}  [{low:+.1f}, {high:+.1f}]")
+        change = metric(values[1][name] - values[0][name], spreads[1][name] - spreads[0][name], len(first))
+        low, high = change["interval"]
+        print(f"  {label:<26}" + ("none" if change["value"] is None else f"{change['value']:+5.1f}  [{low:+.1f}, {high:+.1f}]"))
 
 
 def read_json(path: Path):
@@ -157,30 +374,24 @@ def read_result(path: Path) -> dict:
 # python evaluate.py score
 
 
-def skipped(benchmark: str, row: dict, generation: str) -> bool:
-    """CRUXEval's rule for generations that are wrong unseen: no call of f, or the very call whose result is asked for."""
-    if benchmark == "cruxeval-input":
-        return "f(" not in generation
-    return f"f({row['input']})" in generation
-
-
 def score(args) -> None:
-    """Official scores of a generations file; the counts of skipped generations stay in n, as in the published score files."""
-    from tqdm import tqdm
-
-    rows = {row["id"]: row for row in policy.read_jsonl(args.data, ("id", "code", "input", "output"))}
-    generations = read_generations(args.generations, rows)
-    pairs = [(rows[name], text) for name, texts in generations.items() for text in texts]
-    programs = (f"{row['code']}\nassert {row['output']} == {text}" for row, text in pairs if not skipped(args.benchmark, row, text))
-    traces = sandbox.trace_many(((program, "None") for program in programs), timeout=3.0)
-    verdicts = iter([not skipped(args.benchmark, row, text) and next(traces).status == "ok" for row, text in tqdm(pairs, desc="score")])
-    raw = {name: [next(verdicts) for _ in texts] for name, texts in generations.items()}
-    at = {k: 100 * float(np.mean([pass_at_k(len(v), sum(v), k) for v in raw.values()])) if min(map(len, raw.values())) >= k else None
-          for k in (1, 5)}
+    """Official scores of a generations file."""
+    benchmark = BENCHMARKS[args.benchmark]
+    rows = {row["id"]: row for row in read_rows(benchmark, str(args.data), whole=True)}
+    generations = {name: [benchmark.gold(row)] for name, row in rows.items()} if str(args.generations) == "gold" else read_generations(args.generations, rows)
+    statuses = iter(judge(benchmark, [(rows[name], text) for name, texts in generations.items() for text in texts]))
+    by_problem = {name: [next(statuses) for _ in texts] for name, texts in generations.items()}
+    raw = {name: verdicts(benchmark, some) for name, some in by_problem.items()}
+    at = {k: mean_pass_at_k(raw, k) for k in (1, 5)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"pass_at_1": at[1], "pass_at_5": at[5], "raw_scored_generations": raw}))
-    print(f"{args.benchmark}: pass@1 {at[1]:.1f}" + ("" if at[5] is None else f", pass@5 {at[5]:.1f}") +
-          f" ({len(raw)} of {len(rows)} problems, {len(pairs)} generations)")
+    counts = Counter(status for some in by_problem.values() for status in some)
+    passed = mean([name for name, some in raw.items() if some], [100 * float(np.mean(some)) for some in raw.values() if some], 0)
+    print(f"{args.benchmark}: pass@1 {show(passed)}" + ("" if at[5] is None else f", pass@5 {at[5]:.1f}") +
+          f" ({len(raw)} of {len(rows)} problems, {sum(counts.values())} generations)")
+    print("\n".join(f"  {count:6} {'right' if status == 'ok' else status}" for status, count in counts.most_common()))
+    if counts["missing"]:
+        print(f"  {counts['missing']} programs need a package that is not installed here; they are left out", file=sys.stderr)
 
 
 def read_generations(path: Path, rows: dict) -> dict[str, list[str]]:
@@ -204,21 +415,27 @@ def build_parser() -> argparse.ArgumentParser:
                                      epilog="Options of the default: python evaluate.py run --help")
     commands = parser.add_subparsers(dest="action", required=True)
     add = commands.add_parser("run", help="sample, score and report").add_argument
+    # what
     add("--model", default="runs/rl/model", help="checkpoint folder or Hugging Face id")
-    add("--data", type=Path, default=Path("runs/toy/test_examples.jsonl"), help="examples, JSONL from augment.py")
-    add("--out", type=Path, default=Path("runs/eval/result.json"), help="result file")
+    add("--benchmark", metavar="NAME[,NAME...]", help=f"{', '.join(BENCHMARKS)} (default: the examples of --data)")
+    add("--data", help="examples, JSONL from augment.py (default: the toy's); with --benchmark a file, folder or Hugging Face id")
     add("--limit", type=policy.positive(int), help="use only the first examples")
+    add("--plain", action="store_true", help="ask about the examples of --data without anchors (benchmarks are asked both ways)")
+    add("--prompt", choices=["instruct", "bare"], default="instruct", help="form of benchmark prompts; bare: the toy's, without explanation")
+    # sampling
+    add("--samples", type=policy.positive(int), default=1, help="responses to each prompt")
     add("--temperature", type=float, default=0.0, help="0 is greedy")
     add("--max-tokens", type=policy.positive(int), default=256, help="length limit of a response")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of sampling and of the bootstrap")
+    add("--out", type=Path, help="result file; with --benchmark a folder")
     add = commands.add_parser("compare", help="paired bootstrap of the difference of two result files").add_argument
     add("first", type=Path)
     add("second", type=Path)
     add("--seed", type=int, default=0)
     add = commands.add_parser("score", help="a benchmark's official score of a file of generations").add_argument
-    add("--benchmark", required=True, choices=["cruxeval-output", "cruxeval-input"])
-    add("--data", type=Path, required=True, help="the benchmark's JSONL")
-    add("--generations", type=Path, required=True, help='JSON: {"sample_0": ["...", ...], ...}')
+    add("--benchmark", required=True, choices=list(BENCHMARKS))
+    add("--data", type=Path, required=True, help="the benchmark's file, or the folder with it")
+    add("--generations", type=Path, required=True, help='JSON: {"sample_0": ["...", ...], ...}, or the word gold')
     add("--out", type=Path, required=True, help="scores, JSON")
     return parser
 

@@ -14,6 +14,7 @@ Choices made here, where the paper is silent:
 
 import argparse
 import atexit
+import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -131,15 +132,15 @@ def read_jsonl(path: Path, fields: tuple[str, ...]) -> list[dict]:
     """The rows of a JSONL file, each an object with these fields; a row that is not ends the program, naming file and line."""
     rows = []
     try:
-        with path.open(encoding="utf-8") as file:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
                 missing = [field for field in fields if not isinstance(row, dict) or field not in row]
                 if missing:
                     fail(f"{path}: line {number}: no field {missing[0]!r}")
                 rows.append(row)
-    except OSError as error:
-        fail(f"{path}: {error.strerror} (augment.py writes examples; `make demo` makes the toy's from the start)")
+    except (OSError, EOFError) as error:
+        fail(f"{path}: {getattr(error, 'strerror', None) or error} (augment.py writes examples; `make demo` makes the toy's from the start)")
     except ValueError as error:  # not JSON, or not UTF-8
         fail(f"{path}: line {len(rows) + 1}: {error}")
     if not rows:
