@@ -86,7 +86,7 @@ def resamples(count: int, seed: int, draws: int = 2000) -> np.ndarray:
 
 
 def metric(value: float, spread: np.ndarray, n: int, percent: bool = True) -> dict:
-    """{"value", "interval", "n"} for JSON, null for nan. spread: the value in each resample of n examples."""
+    """{"value", "interval", "n"} for JSON, null for nan. spread: the value in each resample; percent: a share, from 0 to 100."""
     spread = spread[np.isfinite(spread)]
     if not np.isfinite(value) or not len(spread):
         return {"value": None, "interval": [None, None], "n": n}
@@ -103,7 +103,7 @@ def summarize(items: list[dict], seed: int) -> dict:
     data = columns(items)
     values, spread = percentages(data.sum(0)), percentages(resamples(len(data), seed) @ data)
     sizes = {"step": (data[:, 3] > 0).sum(), "wrong_trace": (data[:, 5] > 0).sum()}
-    return {name: metric(values[name], spread[name], int(sizes.get(name, len(data)))) for name in METRICS}
+    return {name: metric(values[name], spread[name], int(sizes.get(name, len(data))), name != "gap") for name in METRICS}
 
 
 def mean(ids: list, values: list[float], seed: int, percent: bool = True) -> dict:
@@ -347,7 +347,7 @@ def compare(args) -> None:
     values, spreads = [percentages(part.sum(0)) for part in data], [percentages(drawn @ part) for part in data]
     print(f"{args.second} minus {args.first}, {len(first)} examples")
     for name, label in METRICS.items():
-        change = metric(values[1][name] - values[0][name], spreads[1][name] - spreads[0][name], len(first))
+        change = metric(values[1][name] - values[0][name], spreads[1][name] - spreads[0][name], len(first), False)
         low, high = change["interval"]
         print(f"  {label:<26}" + ("none" if change["value"] is None else f"{change['value']:+5.1f}  [{low:+.1f}, {high:+.1f}]"))
 

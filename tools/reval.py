@@ -266,7 +266,7 @@ ASK = {
             "them. Answer -1 if the run ends there, or if the line is not executed.{passed}",
     "output": "Complete the test: answer with all of its text, each ?? replaced by the right value.",
 }
-PASSED = " The lines with print that show values do not count: pass over them."
+PASSED = " Lines with print, and `return return_val`, only show values: pass over them."
 
 
 class REval(Benchmark):
