@@ -29,6 +29,7 @@ asked in the original form, counted. The wording of the questions is ours.
 import argparse
 import ast
 import json
+import keyword
 import sys
 from collections import Counter
 from pathlib import Path
@@ -243,7 +244,8 @@ def line_map(code: str, instrumented: str) -> dict[int, int] | None:
     found, lines, place = {}, instrumented.split("\n"), 0
     for number, line in enumerate(code.split("\n"), 1):
         text = line.strip()
-        forms = {text, text.replace("return ", "return_val = ", 1) if text.startswith("return ") else text}
+        value = text.removeprefix("return ")
+        forms = {text} if value == text or value.isidentifier() and not keyword.iskeyword(value) else {text, f"return_val = {value}"}
         while place < len(lines) and lines[place].strip() not in forms and not (
                 lines[place].strip().endswith(":") and text.startswith(lines[place].strip())):
             place += 1
@@ -266,13 +268,14 @@ ASK = {
             "them. Answer -1 if the run ends there, or if the line is not executed.{passed}",
     "output": "Complete the test: answer with all of its text, each ?? replaced by the right value.",
 }
-PASSED = " Lines with print, and `return return_val`, only show values: pass over them."
+PASSED = " Pass over lines that only serve to show a value: print, and beside it `return_val = NAME` or `return return_val`."
 
 
 class REval(Benchmark):
     """REval's four tasks, each judged on its own; see the top of this file."""
 
     file, source, fields = "DREval_data.jsonl", "the data folder of github.com/r-eval/REval", ("task_id", "entry_point", "code", "inputs")
+    timeout = 60.0  # some programs import packages that take seconds
 
     def read(self, path: Path) -> list[dict]:
         """One row for each thing asked."""
@@ -399,7 +402,7 @@ def truths(rows: list[dict]):
             runs.setdefault(row["run"], []).append(row)
     jobs = ((f"{HARNESS}\nQUERY = {({name: some[0][name] for name in ('code', 'entry', 'input', 'test', 'input_idx')})!r}",
              f"truth(QUERY, {[(row['lineno'], row['var']) for row in some]!r})") for some in runs.values())
-    for some, trace in zip(runs.values(), sandbox.trace_many(jobs, timeout=10)):
+    for some, trace in zip(runs.values(), sandbox.trace_many(jobs, timeout=REval.timeout)):
         yield some, ast.literal_eval(trace.value) if trace.status == "ok" else trace
 
 
