@@ -34,8 +34,8 @@ Not covered:
     scorer that runs the tests inside the program's process.
   - Kernel bugs, timing side channels, the load a program puts on the machine within its limits.
   - A result that depends on the time or on chance is found by a second run only if the two runs differ.
-  - Without the Linux layers (macOS): the user's files and network, and a process that outlives its worker until its CPU limit. Without
-    the layer "files", a caller that is killed leaves its workers' directories behind.
+  - Without the Linux layers (macOS): the user's files, network and processes, and a process that outlives its worker until its CPU
+    limit. Without the layer "files", a caller that is killed leaves its workers' directories behind.
   - Honest programs that need threads, subprocesses, sockets (so asyncio too) or more than MEMORY_LIMIT: "error" or "memory".
   - A timeout loses what was printed before it.
 """
@@ -59,14 +59,15 @@ import sys
 import time
 import types
 import typing
+import warnings
 
 __builtins__ = dict(vars(builtins))     # a program may rebind builtins; the functions below keep these
 
 MEMORY_LIMIT = 512 << 20      # bytes of address space a program may take beyond the server's own
-OUTPUT_LIMIT = 1 << 20        # characters of stdout, of anchors and of the value, each
+OUTPUT_LIMIT = 1 << 20        # characters of stdout, of anchors and of the value, each; ten times that of the lines visited
 REPORT_LIMIT = 16 << 20       # bytes of one job's report, escapes included
 FILES_LIMIT = 16 << 20        # bytes of one file, and of all files where the layer "files" holds
-INPUT_LIMIT = 1 << 16         # characters of one input expression
+INPUT_LIMIT = 1 << 14         # characters of one input expression
 INPUTS_PER_FORK = 16
 GRACE = 10                    # seconds after a job's limit until its server counts as stuck
 LAYERS = ("namespaces", "files", "privileges", "landlock", "seccomp")    # beyond the limits; tests and bench take some away
@@ -117,8 +118,8 @@ def trace_many(jobs, *, workers: int | None = None, timeout: float = 3.0, hash_s
     `workers` is the number of jobs at a time (default: the cores), `timeout` the seconds for each. An exception raised by `jobs`
     itself goes through; closing the generator ends the programs that are running."""
     tasks = ({"program": program, "call": call, "timeout": timeout} for program, call in jobs)
-    for reports, missing in _run(tasks, workers, hash_seed):
-        yield _trace(reports[0], missing)
+    for traces in _run(tasks, workers, hash_seed):
+        yield traces[0]
 
 
 def check(program: str, *, timeout: float = 3.0) -> Trace:
@@ -144,9 +145,8 @@ def _call_inputs(program, entry, texts, size, timeout):
     groups = [texts[i:i + size] for i in range(0, len(texts), size)]
     tasks = ({"program": program, "call": entry, "inputs": group, "timeout": timeout} for group in groups)
     found = {}
-    for group, (reports, missing) in zip(groups, _run(tasks, None, 0)):
-        reports = reports if len(reports) == len(group) else reports[:1] * len(group)
-        found.update(zip(group, (_trace(report, missing) for report in reports)))
+    for group, traces in zip(groups, _run(tasks, None, 0)):
+        found.update(zip(group, traces if len(traces) == len(group) else traces[:1] * len(group)))
     return found
 
 
@@ -156,8 +156,7 @@ def trace_lines(program: str, call: str, *, watch=(), timeout: float = 3.0, hash
     Each event is one visit of a line, with the locals after it and the expressions of the list `watch` ("self.x") wherever they
     evaluate. So a line's next lines are the events after its own, and none of its events means that it was not executed."""
     task = {"program": program, "call": call, "watch": list(watch), "timeout": timeout}
-    reports, missing = next(_run([task], 1, hash_seed))
-    return _trace(reports[0], missing)
+    return next(_run([task], 1, hash_seed))[0]
 
 
 def agreed(first: Trace, second: Trace) -> Trace:
@@ -178,10 +177,12 @@ def require_isolation():
 def _trace(report, missing):
     """A Trace of what a child reported, which may be anything."""
     try:
-        anchors = [(int(site), str(name), str(text)) for site, name, text in report.get("anchors", ())]
-        events = tuple((int(line), {name: (str(text), str(kind)) for name, (text, kind) in values.items()})
-                       for line, values in report.get("events", ()))
+        anchors, events = report.get("anchors", ()), report.get("events", ())
         texts = [str(report.get(key, "")) for key in ("value", "stdout", "error")]
+        if len(anchors) + len(events) > 10 * OUTPUT_LIMIT / 64 or sum(map(len, texts)) > 3 * OUTPUT_LIMIT:
+            raise ValueError    # no child of ours reports so much; it would fill the caller's memory
+        anchors = [(int(site), str(name), str(text)) for site, name, text in anchors]
+        events = tuple((int(line), {name: (str(text), str(kind)) for name, (text, kind) in values.items()}) for line, values in events)
         return Trace(Status(report["status"]), anchors, *texts, missing, events)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return Trace(Status.KILLED, error="malformed report", missing=missing)
@@ -193,7 +194,9 @@ def _trace(report, missing):
 def _problem(entry, text):
     """Why `text` is no input for `entry`, or ""."""
     try:
-        _arguments(entry, text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # of the parser, about "1if"
+            _arguments(entry, text)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as problem:
         return _describe(problem)
     return ""
@@ -266,7 +269,7 @@ class _Server:
             self.process.stdin.flush()
 
     def receive(self):
-        """(starved of CPU?, to be retired?, reports), or None when it was the server's greeting. Raises EOFError if the server died."""
+        """(starved of CPU?, to be retired?, Traces), or None when it was the server's greeting. Raises EOFError if the server died."""
         if time.monotonic() > self.deadline:
             raise EOFError("the worker is stuck")
         size, starved, retire = _HEAD.unpack(self._read(_HEAD.size))
@@ -283,7 +286,7 @@ class _Server:
             reports = json.loads(body)
         except (ValueError, RecursionError):
             reports = None
-        return starved, retire, reports if isinstance(reports, list) and reports else [None]
+        return starved, retire, [_trace(r, self.missing) for r in (reports if isinstance(reports, list) and reports else [None])]
 
     def _read(self, size):
         data = self.process.stdout.read(size)
@@ -304,13 +307,13 @@ class _Server:
 
 
 def _run(tasks, workers, hash_seed):
-    """Yield (reports, missing layers) for each task, in order, on at most `workers` servers at a time."""
+    """Yield the Traces of each task (one, or one for each of its inputs), in order, on at most `workers` servers at a time."""
     workers = workers or os.cpu_count() or 1
     coming = ((number, task, 0) for number, task in enumerate(tasks))
     again, done, busy, given, taken, more = [], {}, {}, 0, 0, True      # jobs to repeat; results by number; servers by descriptor
     try:
         while busy or again or more:
-            while len(busy) < workers and (again or more and taken - given < 64 * workers):     # a slow job holds back later results
+            while len(busy) < workers and (again or more and taken - given < 16 * workers):     # a slow job holds back later results
                 job = again.pop() if again else next(coming, None)
                 if job is None:
                     more = False
@@ -324,14 +327,14 @@ def _run(tasks, workers, hash_seed):
                 try:
                     reply = server.receive()
                 except EOFError as problem:
-                    reply = True, True, [{"status": "lost", "error": str(problem)}]
+                    reply = True, True, [Trace(Status.LOST, error=str(problem), missing=server.missing or ())]
                 if reply is None:
                     continue
-                (starved, retire, reports), (number, task, tries) = reply, server.job
+                (starved, retire, traces), (number, task, tries) = reply, server.job
                 if starved and not tries:
                     again.append((number, task | {"timeout": 4 * task["timeout"]}, 1))
                 else:
-                    done[number] = reports, server.missing or ()
+                    done[number] = traces
                 _release(busy.pop(fd), retire)
             while given in done:
                 yield done.pop(given)
@@ -342,10 +345,12 @@ def _run(tasks, workers, hash_seed):
 
 
 def _acquire(key):
-    try:
-        return _idle[key].pop()
-    except IndexError:
-        return _Server(key)
+    while _idle[key]:
+        server = _idle[key].pop()
+        if server.process.poll() is None:
+            return server
+        server.close()      # it has died meanwhile
+    return _Server(key)
 
 
 def _release(server, retired):
@@ -443,7 +448,8 @@ def _fork(task, seal):
         if code == 0 and not _late and 0 < size <= REPORT_LIMIT - 4:
             return False, shared[4:4 + size]
     if _late:
-        # less than half the time on a CPU, and preempted rather than asleep: worth another try, with more time
+        # less than half the time on a CPU, and preempted rather than asleep: worth another try, with more time. A program can feign
+        # this on a busy machine, and gains four times its limit
         preempted = usage.ru_nivcsw > usage.ru_nvcsw + 5
         starved = preempted and usage.ru_utime + usage.ru_stime < task["timeout"] / 2
         return starved, _failure("timeout", f"not done after {task['timeout']:g} s")
@@ -567,13 +573,13 @@ class _Record:
     def __init__(self, report):
         self.anchors, self.events, self.size, self.open, self.report = [], [], 0, {}, report
 
-    def add(self, size):
+    def add(self, size, limit, what):
         self.size += size + 64
-        if self.size > OUTPUT_LIMIT:
-            self.report([_too_much("printed in anchors, or traced,")])
+        if self.size > limit:
+            self.report([_too_much(what)])
 
     def anchor(self, site, name, text):
-        self.add(len(text))
+        self.add(len(text), OUTPUT_LIMIT, "printed in anchors")
         self.anchors.append((site, name, text))
 
     def enter(self, frame, event, argument):
@@ -597,7 +603,7 @@ class _Record:
         for name, value in values.items():
             with contextlib.suppress(Exception):    # half-made objects have no repr yet
                 texts[name] = repr(value), type(value).__name__
-        self.add(sum(len(name) + len(text) + 16 for name, (text, _) in texts.items()))
+        self.add(sum(len(name) + len(text) + 16 for name, (text, _) in texts.items()), 10 * OUTPUT_LIMIT, "traced")
         return texts
 
 
@@ -759,7 +765,7 @@ def _privileges(state):
 
 
 def _change_user():
-    for user in (1_000_000_000 + os.getppid(), 65534):      # a container may map 65536 users only
+    for user in (1_000_000_000 + os.getpid(), 65534):      # a container may map 65536 users only
         try:
             os.chown(".", user, user)
             os.setgroups([])
