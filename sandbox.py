@@ -123,7 +123,9 @@ def trace_many(jobs, *, workers: int | None = None, timeout: float = 3.0, hash_s
 
 
 def check(program: str, *, timeout: float = 3.0) -> Trace:
-    """Run a program of assertions: a Trace whose status is "ok" only if it ran to its end without an exception."""
+    """Run a program of assertions: a Trace whose status is "ok" only if it ran to its end without an exception.
+
+    Many at a time: trace_many((program, "") for program in programs)."""
     return trace(program, "", timeout=timeout)
 
 
@@ -230,8 +232,7 @@ def _literal(node):
 
 _idle = collections.defaultdict(list)       # (hash seed, with numpy, layers) -> servers
 _told = set()                               # missing layers already spoken of
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)     # a fork of the caller must not talk to its parent's servers
+os.register_at_fork(after_in_child=_idle.clear)     # a fork of the caller must not talk to its parent's servers
 
 
 @atexit.register
@@ -250,7 +251,8 @@ class _Server:
         self.key, self.missing = key, None
         hash_seed, numpy, layers = key
         self.directory = tempfile.mkdtemp(prefix="sandbox-")
-        options = {"numpy": numpy, "layers": layers, "packages": [path for path in sys.path if path.endswith("site-packages")]}
+        packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+        options = {"numpy": numpy, "layers": layers, "packages": packages}
         environment = {"PYTHONHASHSEED": str(hash_seed), "LC_ALL": "C.UTF-8", "TZ": "UTC", "OPENBLAS_NUM_THREADS": "1",
                        "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
                        "LD_BIND_NOW": "1"}      # links now what each child would link again
