@@ -30,8 +30,8 @@ streams; lying __repr__, __eq__, __hash__; hostile input expressions; odd source
 Not covered:
   - A program can forge its own report: it shares a process with the code that reports, and frames or gc lead there. So its "ok" is
     no proof against whoever wrote it. For input prediction the program is ours and only the input is the model's (trace_inputs:
-    literals, parsed by the caller, sent as data), and nothing can be forged. Generated programs (check) can cheat here as in every
-    scorer that runs the tests inside the program's process.
+    literals, parsed by the caller, sent as data), and nothing can be forged, unless the program itself evaluates its input. Generated
+    programs (check) can cheat here as in every scorer that runs the tests inside the program's process.
   - Kernel bugs, timing side channels, the load a program puts on the machine within its limits.
   - A result that depends on the time or on chance is found by a second run only if the two runs differ.
   - Without the Linux layers (macOS): the user's files, network and processes, and a process that outlives its worker until its CPU
