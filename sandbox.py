@@ -347,11 +347,12 @@ def _run(tasks, workers, hash_seed):
 
 
 def _acquire(key):
-    while _idle[key]:
-        server = _idle[key].pop()
-        if server.process.poll() is None:
-            return server
-        server.close()      # it has died meanwhile
+    with contextlib.suppress(IndexError):       # none is left
+        while True:
+            server = _idle[key].pop()
+            if server.process.poll() is None:
+                return server
+            server.close()      # it has died meanwhile
     return _Server(key)
 
 
@@ -897,12 +898,19 @@ def main():
     parser.add_argument("--require-isolation", action="store_true", help="refuse to run where a layer of isolation is missing")
     parser.add_argument("--self-test", action="store_true", help="print which layers this machine gives, and try them")
     args = parser.parse_args()
-    if args.require_isolation:
-        require_isolation()
-    if args.self_test:
-        sys.exit(_self_test())
-    with open(args.program, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        program = file.read()
+    if args.timeout <= 0:
+        parser.error("--timeout must be above 0")
+    if not args.program and not args.self_test:
+        parser.error("give a program, or --self-test")
+    try:
+        if args.require_isolation:
+            require_isolation()
+        if args.self_test:
+            sys.exit(_self_test())
+        with open(args.program, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            program = file.read()
+    except (OSError, RuntimeError) as problem:
+        parser.error(str(problem))
     _show(agreed(*(trace(program, args.call, timeout=args.timeout, hash_seed=seed) for seed in (0, 1))))
 
 

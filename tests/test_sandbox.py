@@ -448,10 +448,10 @@ def test_require_isolation(monkeypatch, capfd):
     with pytest.raises(RuntimeError, match="namespaces"):
         sandbox.require_isolation()
     sandbox._told.clear()
-    sandbox._Server((0, False, ())).close()
-    trace("", "")
+    capfd.readouterr()
     trace("", "", hash_seed=3)
-    assert capfd.readouterr().err.count("namespaces") <= 1     # said once, not for each worker
+    trace("", "", hash_seed=4)
+    assert capfd.readouterr().err.count("namespaces") == 1     # said once, not for each worker
 
 
 def test_without_linux(tmp_path):
@@ -690,6 +690,15 @@ def test_command_line(tmp_path):
     assert shown.returncode == 0 and "y: 4" in shown.stdout and "hello" in shown.stdout and shown.stdout.endswith("ok \n4\n")
     (tmp_path / "bad.py").write_bytes(b"x = '\xff'")
     assert "syntax" in command(tmp_path / "bad.py", "x").stdout
+
+
+def test_one_line_errors(tmp_path):
+    for arguments, words in ((), "give a program"), (("no_such.py",), "no_such.py"), (("--timeout", "0", "p.py"), "--timeout"):
+        shown = command(*arguments)
+        assert shown.returncode == 2 and words in shown.stderr.splitlines()[-1]
+    code = "import sys, sandbox; sandbox.LAYERS = (); sys.argv[1:] = ['--require-isolation', '--self-test']; sandbox.main()"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 2 and "the sandbox lacks namespaces" in shown.stderr.splitlines()[-1] and not shown.stdout
 
 
 @needs_isolation
