@@ -197,7 +197,7 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
     model.train()
     total = policy.all_sum(torch.tensor(float(sum(len(rollout.sample.ids) for rollout in batch)), device=model.device))
     pieces = [prepare(model, reference, [batch[i] for i in rows], args)
-              for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in batch], args.token_budget, [r.prompt for r in batch])]
+              for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in batch], args.token_budget)]
 
     def gradient(parts: int) -> dict[str, torch.Tensor]:
         sums = defaultdict(lambda: torch.zeros((), device=model.device))
@@ -361,25 +361,25 @@ def build_parser() -> argparse.ArgumentParser:
     add("--sample-rows", type=policy.positive(int), default=256, help="responses sampled at a time")
     # the method
     add("--advantage", choices=["bilevel", "terminal"], default="bilevel", help="terminal drops the step term: plain GRPO (the paper's Table 5)")
-    add("--lam", type=float, default=0.3, help="weight of A_intra in Eq. 12 (the paper: 0.3); 0 is the paper's Step-GRPO")
+    add("--lam", type=policy.positive(float, or_zero=True), default=0.3, help="weight of A_intra in Eq. 12 (the paper: 0.3); 0 is the paper's Step-GRPO")
     add("--norm", choices=["std", "none"], default="std", help="none leaves the std out of Eq. 10 and of A_final (the paper: std)")
     add("--center-intra", action="store_true", help="subtract the group's mean from A_intra (the paper does not)")
-    add("--clip-low", type=float, default=0.2, help="clip the ratio below 1 - this (the paper prints no clip)")
-    add("--clip-high", type=float, default=0.2, help="clip the ratio above 1 + this (the paper prints no clip)")
-    add("--beta", type=float, default=0.001, help="weight of the KL of Eq. 15 (the paper states none); 0 needs no reference model")
+    add("--clip-low", type=policy.positive(float, or_zero=True), default=0.2, help="clip the ratio below 1 - this (the paper prints no clip)")
+    add("--clip-high", type=policy.positive(float, or_zero=True), default=0.2, help="clip the ratio above 1 + this (the paper prints no clip)")
+    add("--beta", type=policy.positive(float, or_zero=True), default=0.001, help="weight of the KL of Eq. 15 (the paper states none); 0 needs no reference model")
     add("--kl", choices=["k3", "k2"], default="k3", help="estimator of the KL of Eq. 15 (the paper names none)")
     # optimization
     add("--optimizer", choices=["muon", "adamw"], default="muon", help="muon for the toy, adamw to fine-tune a real model")
     add("--lr", type=policy.positive(float), default=6e-4, help="peak learning rate, then linear to zero (the paper: 1e-6 at 7B)")
     add("--updates", type=policy.positive(int), default=1, help="optimizer steps on each batch of rollouts (the paper is silent)")
     add("--max-grad-norm", type=policy.positive(float), default=1.0)
-    add("--token-budget", type=policy.positive(int), default=2048, help="tokens per micro-batch, padding counted")
+    add("--token-budget", type=policy.positive(int), default=1024, help="tokens per micro-batch, padding counted")
     # bookkeeping
     add("--dump-every", type=policy.positive(int), default=10, help="steps between dumps of all rollouts")
     add("--save-every", type=policy.positive(int), default=10, help="steps between checkpoints")
     add("--keep", type=policy.positive(int), default=2, help="checkpoints kept")
     add("--fresh", action="store_true", help="start again, without the checkpoints in --out")
-    add("--seed", type=int, default=0)
+    add("--seed", type=policy.positive(int, or_zero=True), default=0)
     return parser
 
 

@@ -358,7 +358,7 @@ def read_json(path: Path):
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         policy.fail(f"{path}: {error.strerror}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         policy.fail(f"{path}: {error}")
 
 
@@ -424,14 +424,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--prompt", choices=["instruct", "bare"], default="instruct", help="form of benchmark prompts; bare: the toy's, without explanation")
     # sampling
     add("--samples", type=policy.positive(int), default=1, help="responses to each prompt")
-    add("--temperature", type=float, default=0.0, help="0 is greedy")
+    add("--temperature", type=policy.positive(float, or_zero=True), default=0.0, help="0 is greedy")
     add("--max-tokens", type=policy.positive(int), default=256, help="length limit of a response")
-    add("--seed", type=int, default=0, help="of sampling and of the bootstrap")
+    add("--seed", type=policy.positive(int, or_zero=True), default=0, help="of sampling and of the bootstrap")
     add("--out", type=Path, help="result file; with --benchmark a folder")
     add = commands.add_parser("compare", help="paired bootstrap of the difference of two result files").add_argument
     add("first", type=Path)
     add("second", type=Path)
-    add("--seed", type=int, default=0)
+    add("--seed", type=policy.positive(int, or_zero=True), default=0)
     add = commands.add_parser("score", help="a benchmark's official score of a file of generations").add_argument
     add("--benchmark", required=True, choices=list(BENCHMARKS))
     add("--data", type=Path, required=True, help="the benchmark's file, or the folder with it")

@@ -26,6 +26,7 @@ import shutil
 import signal
 import sys
 import warnings
+import zlib
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,8 +36,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is import
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.utils.checkpoint import checkpoint
 
 
@@ -113,38 +112,56 @@ def fail(message: str):
     sys.exit(2)
 
 
-def positive(kind: type):
-    """An argparse type: an int or a float above 0."""
+def positive(kind: type, or_zero: bool = False):
+    """An argparse type: a finite int or float above 0, or from 0 on; an int below 2**31."""
 
     def parse(text: str):
         try:
-            if 0 < kind(text) < float("inf"):
-                return kind(text)
+            value = kind(text)
+            if (value > 0 or or_zero and value == 0) and value < (2**31 if kind is int else math.inf):
+                return value
         except ValueError:
             pass
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive {kind.__name__}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive {kind.__name__}{' or 0' * or_zero}")
 
     return parse
 
 
 def read_jsonl(path: Path, fields: tuple[str, ...]) -> list[dict]:
-    """The rows of a JSONL file, each an object with these fields; a row that is not ends the program, naming file and line."""
+    """The rows of a JSONL file, each an object with these fields; a row that is not ends the program, naming file and line.
+
+    A field is a text, but for `anchors`, a list of [name, value] texts; task is "output" or "input".
+    """
     rows = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
-                missing = [field for field in fields if not isinstance(row, dict) or field not in row]
-                if missing:
-                    fail(f"{path}: line {number}: no field {missing[0]!r}")
+                if not isinstance(row, dict):
+                    fail(f"{path}: line {number}: not an object")
+                json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
+                for field in fields:
+                    if field not in row:
+                        fail(f"{path}: line {number}: no field {field!r}")
+                    if not is_field(field, row[field]):
+                        fail(f"{path}: line {number}: the field {field!r} holds {str(row[field])[:40]!r}")
                 rows.append(row)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         fail(f"{path}: {getattr(error, 'strerror', None) or error} (augment.py writes examples; `make demo` makes the toy's from the start)")
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         fail(f"{path}: line {len(rows) + 1}: {error}")
     if not rows:
         fail(f"{path}: is empty")
     return rows
+
+
+def is_field(name: str, value) -> bool:
+    """True if a value is of the kind that an example has under this name; a name that no example has may hold anything."""
+    if name == "anchors":
+        return isinstance(value, list) and all(isinstance(pair, list) and [type(text) for text in pair] == [str, str] for pair in value)
+    if name == "task":
+        return value in ("output", "input")
+    return isinstance(value, str) or name not in ("id", "code", "prompt", "response", "output", "instrumented", "call")
 
 
 FREE = {"out", "fresh", "keep", "save_every", "dump_every", "token_budget", "sample_rows"}  # settings that change no result, but for rounding
@@ -197,13 +214,16 @@ class Run:
 
     def restore(self, model, optimizers: list) -> None:
         """Optimizers and random number generators as the checkpoint left them, the metrics cut back to its step."""
+        from torch.distributed.checkpoint import load as load_state
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
         if self.newest:
             state = {"optimizer": get_optimizer_state_dict(model, optimizers)}
             if self.rank < self.saved["ranks"]:
                 state["random"] = {str(self.rank): random_states()}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "torch.distributed is uninitialized": one process needs none
-                torch.distributed.checkpoint.load(state, checkpoint_id=self.newest / "state")
+                load_state(state, checkpoint_id=self.newest / "state")
             set_optimizer_state_dict(model, optimizers, state["optimizer"])
             set_random_states(state.get("random", {}).get(str(self.rank)))
             self.recent.extend(map(json.loads, (self.newest / "metrics.jsonl").read_text().splitlines()))
@@ -242,6 +262,9 @@ class Run:
             sys.exit(128 + stop.item())
 
     def _write(self, temporary: Path, folder: Path, position: dict, model, tokenizer, optimizers: list) -> None:
+        from torch.distributed.checkpoint import save as save_state
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
         ranks = int(os.environ.get("WORLD_SIZE", 1))
         if self.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -253,7 +276,7 @@ class Run:
         state = {"optimizer": get_optimizer_state_dict(model, optimizers), "random": {str(self.rank): random_states()}}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.distributed.checkpoint.save(state, checkpoint_id=temporary / "state")
+            save_state(state, checkpoint_id=temporary / "state")
         save(model, tokenizer, temporary / "model")
         if self.rank == 0:
             seal(temporary)
@@ -366,10 +389,11 @@ def set_random_states(states: dict | None) -> None:
 def writing(path: Path):
     """Ends the program with one line where a file cannot be written: disk full, folder read-only."""
     from safetensors import SafetensorError
+    from torch.distributed.checkpoint import CheckpointException
 
     try:
         yield
-    except (OSError, SafetensorError, torch.distributed.checkpoint.CheckpointException) as error:
+    except (OSError, SafetensorError, CheckpointException) as error:
         for failed, _ in getattr(error, "failures", {}).values():  # of a rank
             error = failed
         while not isinstance(error, OSError) and error.__context__:
@@ -481,18 +505,12 @@ def optimizer_step(model, optimizers: list[torch.optim.Optimizer], lr: float, ma
     return norm
 
 
-def micro_batches(lengths: list[int], token_budget: int, prompts: list | None = None) -> list[list[int]]:
-    """Split sequences, by index, into micro-batches of similar lengths with rows * longest <= token_budget.
-
-    With `prompts`, sequences of one prompt stay side by side, so that it can be read once for all of them.
-    """
-    group = [tuple(prompt) for prompt in prompts] if prompts else lengths
-    longest = {key: max(length for other, length in zip(group, lengths) if other == key) for key in set(group)}
-    batches, rows, width = [], [], 0
-    for index in sorted(range(len(lengths)), key=lambda i: (longest[group[i]], group[i], lengths[i], i)):
-        width = max(width, lengths[index])
-        if rows and (len(rows) + 1) * width > token_budget:
-            batches, rows, width = batches + [rows], [], lengths[index]
+def micro_batches(lengths: list[int], token_budget: int) -> list[list[int]]:
+    """Split sequences, by index, into micro-batches of similar lengths with rows * longest <= token_budget."""
+    batches, rows = [], []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if rows and (len(rows) + 1) * lengths[index] > token_budget:
+            batches, rows = batches + [rows], []
         rows.append(index)
     return batches + [rows] if rows else batches
 
@@ -516,7 +534,7 @@ def accumulate(gradient, model):
 
 
 def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], temperature: float = 1.0,
-                   chunk: int = 1024) -> tuple[torch.Tensor, torch.Tensor]:
+                   chunk: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of every response token, and the entropy of the distribution it was drawn from: [N] and [N].
 
     Sequences are padded on the right; under causal attention no real token sees the padding, so no mask is needed.
@@ -525,68 +543,21 @@ def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], 
     """
     if not all(prompts):
         raise ValueError("a prompt has no tokens: nothing would predict its response's first one")
-    targets = torch.tensor([token for response in responses for token in response], device=model.device)  # [N]
-    if hasattr(model, "sharded_logprobs"):  # what FSDP wraps, see shard
-        return model.sharded_logprobs(_hidden, prompts, responses, targets, temperature, chunk)
-    shared = len(set(map(tuple, prompts))) < len(prompts) and not model.is_gradient_checkpointing
-    return _logprobs(model, _hidden_shared if shared else _hidden, prompts, responses, targets, temperature, chunk)
-
-
-def _logprobs(model, hidden_states, prompts, responses, targets, temperature: float, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """token_logprobs, with the function that runs the layers; on a GPU in bf16, the softmax in fp32."""
+    sequences = [torch.tensor(prompt + response) for prompt, response in zip(prompts, responses, strict=True)]
+    ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True).to(model.device)  # [B, T]
+    predicts = torch.cat([row * ids.shape[1] + torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
+                          for row, (prompt, response) in enumerate(zip(prompts, responses))]).to(model.device)  # [N]
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[predicts]  # [N, H]
+    targets = ids.flatten()[predicts + 1]  # [N]
 
     def head(hidden, targets):
         logprobs = (model.lm_head(hidden).float() / temperature).log_softmax(-1)  # [n, V]
         entropy = -(logprobs.detach().exp() * logprobs.detach()).sum(-1)
         return logprobs.gather(-1, targets[:, None])[:, 0], entropy
 
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
-        hidden = hidden_states(model, prompts, responses)  # [N, H]
-        parts = [head(*part) if len(hidden) <= chunk else checkpoint(head, *part, use_reentrant=False)
-                 for part in zip(hidden.split(chunk), targets.split(chunk))]
+    parts = [head(*part) if len(hidden) <= chunk else checkpoint(head, *part, use_reentrant=False)
+             for part in zip(hidden.split(chunk), targets.split(chunk))]
     return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
-
-
-def _pad(rows: list[list[int]], device) -> torch.Tensor:
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True).to(device)
-
-
-def _hidden(model, prompts, responses) -> torch.Tensor:
-    """The hidden state that predicts each response token, [N, H]: every sequence is read whole."""
-    ids = _pad([prompt + response for prompt, response in zip(prompts, responses, strict=True)], model.device)  # [B, T]
-    predicts = torch.cat([row * ids.shape[1] + torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
-                          for row, (prompt, response) in enumerate(zip(prompts, responses))]).to(model.device)  # [N]
-    return model.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[predicts]
-
-
-def _hidden_shared(model, prompts, responses) -> torch.Tensor:
-    """The same, where sequences share prompts: each is read once, and its rollouts' gradients meet in its keys and values.
-
-    In a group of G this saves G - 1 of G passes over the prompt. Not under FSDP, whose hooks do not see gradients that
-    arrive by the cache, nor with activation checkpointing, which would fill the cache twice.
-    """
-    from transformers import DynamicCache
-
-    distinct = sorted(set(map(tuple, prompts)))
-    which = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts], device=model.device)  # [B]
-    cache = DynamicCache(config=model.config)
-    first, mask = read_prompts(model, [list(prompt) for prompt in distinct], cache)
-    cache.batch_select_indices(which)
-    states, mask = [first[which, None]], mask[which]
-    ids = _pad([response[:-1] for response in responses], model.device)  # [B, T - 1]: nothing is predicted by the last token
-    if ids.shape[1]:
-        positions = mask.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=model.device)
-        states.append(model.model(input_ids=ids, attention_mask=torch.cat([mask, torch.ones_like(ids)], 1), position_ids=positions,
-                                  past_key_values=cache, use_cache=True).last_hidden_state)
-    lengths = torch.tensor([*map(len, responses)], device=model.device)
-    return torch.cat(states, 1)[torch.arange(ids.shape[1] + 1, device=model.device) < lengths[:, None]]
-
-
-def read_prompts(model, prompts: list[list[int]], cache) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fill an empty cache with prompts, padded on the right: (hidden state of each one's last token [P, H], mask [P, T] of its tokens)."""
-    ids, last = _pad(prompts, model.device), torch.tensor([len(prompt) - 1 for prompt in prompts], device=model.device)
-    hidden = model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-    return hidden[torch.arange(len(prompts), device=model.device), last], (torch.arange(ids.shape[1], device=model.device) <= last[:, None]).long()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -645,12 +616,14 @@ def _roomy_cache(config):
 def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature: float, uniforms) -> list[Sample]:
     """One batch of `sample`: prompts are read once, their keys and values repeated n times, finished rows dropped."""
     device, width = model.device, max(map(len, prompts))
+    ids = torch.tensor([[eos] * (width - len(prompt)) + prompt for prompt in prompts], device=device)  # left-padded
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * (len(prompt) + max_tokens) for prompt in prompts], device=device)
     cache = _roomy_cache(model.config)
-    hidden, mask = read_prompts(model, prompts, cache)
+    logits = model(input_ids=ids, attention_mask=mask[:, :width], position_ids=(mask[:, :width].cumsum(1) - 1).clamp(min=0),
+                   past_key_values=cache, logits_to_keep=1).logits[:, -1]
     cache.batch_repeat_interleave(n)
-    position = mask.sum(1, keepdim=True).repeat_interleave(n, 0)  # of the next token, [rows, 1]
-    mask = torch.cat([mask, mask.new_ones(len(mask), max_tokens)], 1).repeat_interleave(n, 0)
-    logits = model.lm_head(hidden).repeat_interleave(n, 0)
+    logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
+    position = mask[:, :width].sum(1, keepdim=True)  # of the next token, [rows, 1]
 
     tokens = torch.full((len(mask), max_tokens), eos, device=device)
     logprobs = torch.zeros((len(mask), max_tokens), device=device)

@@ -898,8 +898,8 @@ def main():
     parser.add_argument("--require-isolation", action="store_true", help="refuse to run where a layer of isolation is missing")
     parser.add_argument("--self-test", action="store_true", help="print which layers this machine gives, and try them")
     args = parser.parse_args()
-    if args.timeout <= 0:
-        parser.error("--timeout must be above 0")
+    if not 0 < args.timeout < 1e6:
+        parser.error("--timeout must be above 0, and finite")
     if not args.program and not args.self_test:
         parser.error("give a program, or --self-test")
     try:

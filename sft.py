@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon", help="muon for the toy, adamw to fine-tune a real model")
     parser.add_argument("--token-budget", type=policy.positive(int), default=1024, help="tokens per micro-batch, padding counted")
     parser.add_argument("--max-length", type=policy.positive(int), default=4096, help="longer examples are dropped and counted")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=policy.positive(int, or_zero=True), default=0)
     parser.add_argument("--save-every", type=policy.positive(int), default=100, help="steps between checkpoints")
     parser.add_argument("--keep", type=policy.positive(int), default=2, help="checkpoints kept")
     parser.add_argument("--fresh", action="store_true", help="start again, without the checkpoints in --out")

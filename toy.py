@@ -299,16 +299,29 @@ def tokenizer_texts(rows):
         yield f"{row['code']}{anchors}\n    return return_val\nassert {row['call']} == ??\nassert f(??) == 1; if "
 
 
+def whole(name: str, least: int, step: int = 1):
+    """An argparse type: an integer from `least` on, below 2**31, that `step` divides."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if not least <= value < 2**31 or value % step:
+            raise ValueError
+        return value
+
+    parse.__name__ = name  # argparse says "invalid width value: '7'"
+    return parse
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Make toy programs, a tokenizer and a tiny random model.")
     parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder to write to")
-    parser.add_argument("--sft", type=int, default=8000, help="number of programs for sft.py")
-    parser.add_argument("--rl", type=int, default=3000, help="number of programs for bigrpo.py")
-    parser.add_argument("--test", type=int, default=1000, help="number of programs for evaluate.py")
+    parser.add_argument("--sft", type=whole("count", 0), default=8000, help="number of programs for sft.py")
+    parser.add_argument("--rl", type=whole("count", 0), default=3000, help="number of programs for bigrpo.py")
+    parser.add_argument("--test", type=whole("count", 0), default=1000, help="number of programs for evaluate.py")
     parser.add_argument("--difficulty", type=int, default=2, choices=range(1, 10), help="statements per program, about")
-    parser.add_argument("--width", type=int, default=128, help="hidden size of the model")
-    parser.add_argument("--layers", type=int, default=4, help="layers of the model")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--width", type=whole("width", 8, 8), default=128, help="hidden size of the model, a multiple of 8")
+    parser.add_argument("--layers", type=whole("layers", 1), default=4, help="layers of the model")
+    parser.add_argument("--seed", type=whole("count", 0), default=0)
     return parser
 
 
