@@ -30,7 +30,7 @@ demo: .venv/installed
 	$(EVALUATE) --model $(OUT)/rl/model --out $(OUT)/eval/rl-sampled.json --temperature 1
 	$(RUN) evaluate.py compare $(OUT)/eval/sft.json $(OUT)/eval/rl.json
 	$(RUN) evaluate.py compare $(OUT)/eval/sft-sampled.json $(OUT)/eval/rl-sampled.json
-	$(RUN) tools/report.py --sft $(OUT)/sft --rl $(OUT)/rl --out $(OUT)/report \
+	$(RUN) tools/report.py --sft $(OUT)/sft --rl $(OUT)/rl --html --out $(OUT)/report \
 		--results $(OUT)/eval/before.json $(OUT)/eval/sft.json $(OUT)/eval/rl.json $(OUT)/eval/sft-sampled.json $(OUT)/eval/rl-sampled.json \
 		--labels "before SFT" "after SFT" "after Bi-Level GRPO" "after SFT, T = 1" "after Bi-Level GRPO, T = 1"
 

@@ -31,7 +31,8 @@ Departures from the paper, and decisions where it is silent:
    what could never be scored: results, and for input prediction arguments, that are no literals.
 7. Without decoupled tasks (--no-decouple) both have one prompt and one form of response: `<input>` comes first in both, copied
    where the call is given, and `<answer>` holds what ?? stands for.
-8. Without anchors (--no-anchors) `instrumented` is P, `anchors` is empty, and one reasoning says what the steps would have said.
+8. Without anchors (--no-anchors) `instrumented` is P, `anchors` is empty, and one reasoning says what the steps would have
+   said. Where a share of the anchors is taken out (--drop-anchors), the last one of a program stays.
 9. Decontamination drops a program that shares 10 tokens in a row with a benchmark's; comments and layout are no tokens, a
    text in quotes is one.
 """
@@ -905,7 +906,8 @@ def make_example(item: Candidate, trace, task: str, recipe: Recipe, start: dict,
     program, anchors = item.instrumented, printed(trace)
     steps = not recipe.no_anchors or item.draw(recipe.seed, "no anchors").random() >= recipe.no_anchors
     if not steps:  # one reasoning holds what the steps would say
-        program, anchors, texts, closing = item.code, [], [], "; ".join(dict.fromkeys([*texts, closing]))
+        said = dict.fromkeys(text for text in [*texts, closing] if text != "return_val")
+        program, anchors, texts, closing = item.code, [], [], "; ".join(said)
     texts = [opening if task == "input" else "input"] * commits + [*texts, closing]
     if any(rewards.TAG.search(text) for text in (item.instrumented, item.call, trace.value, *itertools.chain(*anchors), *texts)):
         return "a text contains a tag of the format"
@@ -1131,7 +1133,8 @@ def spread(counts: Counter) -> dict:
 
 def summary(report: Report) -> str:
     kept = ", ".join(f"{count} examples of {task} prediction" for task, count in report.kept.items()) or "no examples"
-    lines = [f"{', '.join(report.sources)}: {report.programs} programs, {kept}", f"  anchors per example  {spread(report.anchors)}"]
+    lines = [f"{', '.join(report.sources)}: {report.programs} programs, {kept}"]
+    lines += [f"  anchors per example: {spread(report.anchors)}"]
     for reason, count in report.dropped.most_common():
         shown = report.examples[reason][:2]
         lines.append(f"  dropped {count:6}  {reason}  ({', '.join(shown)}{', ...' if count > len(shown) else ''})")

@@ -197,7 +197,7 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
     model.train()
     total = policy.all_sum(torch.tensor(float(sum(len(rollout.sample.ids) for rollout in batch)), device=model.device))
     pieces = [prepare(model, reference, [batch[i] for i in rows], args)
-              for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in batch], args.token_budget)]
+              for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in batch], args.token_budget, [r.prompt for r in batch])]
 
     def gradient(parts: int) -> dict[str, torch.Tensor]:
         sums = defaultdict(lambda: torch.zeros((), device=model.device))
@@ -373,7 +373,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lr", type=policy.positive(float), default=6e-4, help="peak learning rate, then linear to zero (the paper: 1e-6 at 7B)")
     add("--updates", type=policy.positive(int), default=1, help="optimizer steps on each batch of rollouts (the paper is silent)")
     add("--max-grad-norm", type=policy.positive(float), default=1.0)
-    add("--token-budget", type=policy.positive(int), default=1024, help="tokens per micro-batch, padding counted")
+    add("--token-budget", type=policy.positive(int), default=2048, help="tokens per micro-batch, padding counted")
     # bookkeeping
     add("--dump-every", type=policy.positive(int), default=10, help="steps between dumps of all rollouts")
     add("--save-every", type=policy.positive(int), default=10, help="steps between checkpoints")

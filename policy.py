@@ -505,12 +505,18 @@ def optimizer_step(model, optimizers: list[torch.optim.Optimizer], lr: float, ma
     return norm
 
 
-def micro_batches(lengths: list[int], token_budget: int) -> list[list[int]]:
-    """Split sequences, by index, into micro-batches of similar lengths with rows * longest <= token_budget."""
-    batches, rows = [], []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if rows and (len(rows) + 1) * lengths[index] > token_budget:
-            batches, rows = batches + [rows], []
+def micro_batches(lengths: list[int], token_budget: int, prompts: list | None = None) -> list[list[int]]:
+    """Split sequences, by index, into micro-batches of similar lengths with rows * longest <= token_budget.
+
+    With `prompts`, sequences of one prompt stay side by side, so that it can be read once for all of them.
+    """
+    group = [tuple(prompt) for prompt in prompts] if prompts else lengths
+    longest = {key: max(length for other, length in zip(group, lengths) if other == key) for key in set(group)}
+    batches, rows, width = [], [], 0
+    for index in sorted(range(len(lengths)), key=lambda i: (longest[group[i]], group[i], lengths[i], i)):
+        width = max(width, lengths[index])
+        if rows and (len(rows) + 1) * width > token_budget:
+            batches, rows, width = batches + [rows], [], lengths[index]
         rows.append(index)
     return batches + [rows] if rows else batches
 
@@ -534,7 +540,7 @@ def accumulate(gradient, model):
 
 
 def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], temperature: float = 1.0,
-                   chunk: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
+                   chunk: int = 1024) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of every response token, and the entropy of the distribution it was drawn from: [N] and [N].
 
     Sequences are padded on the right; under causal attention no real token sees the padding, so no mask is needed.
@@ -543,21 +549,68 @@ def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], 
     """
     if not all(prompts):
         raise ValueError("a prompt has no tokens: nothing would predict its response's first one")
-    sequences = [torch.tensor(prompt + response) for prompt, response in zip(prompts, responses, strict=True)]
-    ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True).to(model.device)  # [B, T]
-    predicts = torch.cat([row * ids.shape[1] + torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
-                          for row, (prompt, response) in enumerate(zip(prompts, responses))]).to(model.device)  # [N]
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[predicts]  # [N, H]
-    targets = ids.flatten()[predicts + 1]  # [N]
+    targets = torch.tensor([token for response in responses for token in response], device=model.device)  # [N]
+    if hasattr(model, "sharded_logprobs"):  # what FSDP wraps, see shard
+        return model.sharded_logprobs(_hidden, prompts, responses, targets, temperature, chunk)
+    shared = len(set(map(tuple, prompts))) < len(prompts) and not model.is_gradient_checkpointing
+    return _logprobs(model, _hidden_shared if shared else _hidden, prompts, responses, targets, temperature, chunk)
+
+
+def _logprobs(model, hidden_states, prompts, responses, targets, temperature: float, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """token_logprobs, with the function that runs the layers; on a GPU in bf16, the softmax in fp32."""
 
     def head(hidden, targets):
         logprobs = (model.lm_head(hidden).float() / temperature).log_softmax(-1)  # [n, V]
         entropy = -(logprobs.detach().exp() * logprobs.detach()).sum(-1)
         return logprobs.gather(-1, targets[:, None])[:, 0], entropy
 
-    parts = [head(*part) if len(hidden) <= chunk else checkpoint(head, *part, use_reentrant=False)
-             for part in zip(hidden.split(chunk), targets.split(chunk))]
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+        hidden = hidden_states(model, prompts, responses)  # [N, H]
+        parts = [head(*part) if len(hidden) <= chunk else checkpoint(head, *part, use_reentrant=False)
+                 for part in zip(hidden.split(chunk), targets.split(chunk))]
     return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
+
+
+def _pad(rows: list[list[int]], device) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True).to(device)
+
+
+def _hidden(model, prompts, responses) -> torch.Tensor:
+    """The hidden state that predicts each response token, [N, H]: every sequence is read whole."""
+    ids = _pad([prompt + response for prompt, response in zip(prompts, responses, strict=True)], model.device)  # [B, T]
+    predicts = torch.cat([row * ids.shape[1] + torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
+                          for row, (prompt, response) in enumerate(zip(prompts, responses))]).to(model.device)  # [N]
+    return model.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[predicts]
+
+
+def _hidden_shared(model, prompts, responses) -> torch.Tensor:
+    """The same, where sequences share prompts: each is read once, and its rollouts' gradients meet in its keys and values.
+
+    In a group of G this saves G - 1 of G passes over the prompt. Not under FSDP, whose hooks do not see gradients that
+    arrive by the cache, nor with activation checkpointing, which would fill the cache twice.
+    """
+    from transformers import DynamicCache
+
+    distinct = sorted(set(map(tuple, prompts)))
+    which = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts], device=model.device)  # [B]
+    cache = DynamicCache(config=model.config)
+    first, mask = read_prompts(model, [list(prompt) for prompt in distinct], cache)
+    cache.batch_select_indices(which)
+    states, mask = [first[which, None]], mask[which]
+    ids = _pad([response[:-1] for response in responses], model.device)  # [B, T - 1]: nothing is predicted by the last token
+    if ids.shape[1]:
+        positions = mask.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=model.device)
+        states.append(model.model(input_ids=ids, attention_mask=torch.cat([mask, torch.ones_like(ids)], 1), position_ids=positions,
+                                  past_key_values=cache, use_cache=True).last_hidden_state)
+    lengths = torch.tensor([*map(len, responses)], device=model.device)
+    return torch.cat(states, 1)[torch.arange(ids.shape[1] + 1, device=model.device) < lengths[:, None]]
+
+
+def read_prompts(model, prompts: list[list[int]], cache) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill an empty cache with prompts, padded on the right: (hidden state of each one's last token [P, H], mask [P, T] of its tokens)."""
+    ids, last = _pad(prompts, model.device), torch.tensor([len(prompt) - 1 for prompt in prompts], device=model.device)
+    hidden = model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+    return hidden[torch.arange(len(prompts), device=model.device), last], (torch.arange(ids.shape[1], device=model.device) <= last[:, None]).long()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -616,14 +669,12 @@ def _roomy_cache(config):
 def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature: float, uniforms) -> list[Sample]:
     """One batch of `sample`: prompts are read once, their keys and values repeated n times, finished rows dropped."""
     device, width = model.device, max(map(len, prompts))
-    ids = torch.tensor([[eos] * (width - len(prompt)) + prompt for prompt in prompts], device=device)  # left-padded
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * (len(prompt) + max_tokens) for prompt in prompts], device=device)
     cache = _roomy_cache(model.config)
-    logits = model(input_ids=ids, attention_mask=mask[:, :width], position_ids=(mask[:, :width].cumsum(1) - 1).clamp(min=0),
-                   past_key_values=cache, logits_to_keep=1).logits[:, -1]
+    hidden, mask = read_prompts(model, prompts, cache)
     cache.batch_repeat_interleave(n)
-    logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
-    position = mask[:, :width].sum(1, keepdim=True)  # of the next token, [rows, 1]
+    position = mask.sum(1, keepdim=True).repeat_interleave(n, 0)  # of the next token, [rows, 1]
+    mask = torch.cat([mask, mask.new_ones(len(mask), max_tokens)], 1).repeat_interleave(n, 0)
+    logits = model.lm_head(hidden).repeat_interleave(n, 0)
 
     tokens = torch.full((len(mask), max_tokens), eos, device=device)
     logprobs = torch.zeros((len(mask), max_tokens), device=device)

@@ -505,7 +505,7 @@ def test_without_decoupled_tasks_both_have_one_form():
 def test_without_anchors():
     output, given = make(SUM, "f(3, 4)", task="both", prompt="bare", no_anchors=1.0)[0]
     assert output["prompt"] == text(SUM) + "\nassert f(3, 4) == ??" and output["anchors"] == [] and output["instrumented"] == text(SUM)
-    assert output["response"] == "<reasoning>c = 3 + 4; return_val = 7; return_val</reasoning><answer>7</answer>"
+    assert output["response"] == "<reasoning>c = 3 + 4; return_val = 7</reasoning><answer>7</answer>"
     assert given["response"] == ("<reasoning>return_val = 7 = c</reasoning><input>3, 4</input>"
                                  "<reasoning>c = 3 + 4; return_val = 7; input</reasoning><answer>3, 4</answer>")
     assert all(rewards.score(example["response"], example) == ([], [], 1.0) for example in (output, given))

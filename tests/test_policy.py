@@ -174,6 +174,12 @@ def test_a_sequence_longer_than_the_budget_stands_alone():
     assert policy.micro_batches([9, 3, 2, 3], token_budget=6) == [[2, 1], [3], [0]]
 
 
+def test_sequences_of_one_prompt_stay_side_by_side():
+    # by length alone it would be 0 2 | 1 3; the longest of prompt [7] is 5, of [8] is 4, so all of [8] come first
+    assert policy.micro_batches([2, 5, 3, 4], 100, [[7], [7], [8], [8]]) == [[2, 3, 0, 1]]
+    assert policy.micro_batches([2, 5, 3, 4], 10, [[7], [7], [8], [8]]) == [[2, 3], [0, 1]]  # 3 x 4 > 10
+
+
 def test_a_batch_is_filled_before_the_next_is_begun():
     assert policy.micro_batches([5] * 6, token_budget=15) == [[0, 1, 2], [3, 4, 5]]  # 3 x 5 = 15 is still allowed
 
@@ -201,6 +207,19 @@ def test_padding_beside_a_longer_sequence_changes_no_gradient():
     alone = sum(gradient((policy.token_logprobs(model(), [prompt], [response])[0] * piece).sum())
                 for prompt, response, piece in zip(prompts, responses, pieces))
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 1, 1, 1), (3, 1, 12, 5, 2)])
+def test_prompts_read_once_for_many_responses_change_neither_values_nor_gradients(lengths):
+    rng = random.Random(0)
+    prompts = [[1, 2, 3], [4] * 9, [1, 2, 3], [1, 2, 3], [5]]  # one prompt three times, not side by side
+    responses = [[rng.randrange(12) for _ in range(length)] for length in lengths]
+    weights = torch.randn(sum(lengths), generator=torch.Generator().manual_seed(0))
+    plain = policy._logprobs(model(), policy._hidden, prompts, responses, torch.tensor(sum(responses, [])), 0.7, 99)
+    shared = policy.token_logprobs(model(), prompts, responses, 0.7)
+    for one, other in zip(plain, shared):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    torch.testing.assert_close(gradient((plain[0] * weights).sum()), gradient((shared[0] * weights).sum()), rtol=1e-4, atol=1e-4)
 
 
 def test_a_token_counts_by_its_place_and_not_by_its_value():

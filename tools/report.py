@@ -1,28 +1,35 @@
-"""A run for human eyes: a table of results, learning curves, and a page on which every token shows its credit.
+"""A run for human eyes: tables beside the paper's, figures, and pages on which one sees the credit of tokens and browses responses.
 
-    python tools/report.py --sft runs/sft --rl runs/rl --results runs/eval/sft.json runs/eval/rl.json --out runs/report
+    python tools/report.py --sft runs/sft --rl runs/rl --results runs/eval/sft.json runs/eval/rl.json --html --out runs/report
 
-report.md    one row per result file of evaluate.py, with 95% intervals (printed too)
-curves.png   from the metrics.jsonl of sft.py and of bigrpo.py
-credit.html  groups of rollouts from bigrpo.py's rollouts.jsonl, at the first and the last dumped step: true and predicted
-             states, rewards and advantages, and each response coloured by the advantage of its tokens
+report.md       one row per result file of evaluate.py with 95% intervals, equal labels (seeds) averaged; faithfulness without what comes
+                free; results on benchmarks beside the paper's rows (printed too); report.json holds the same numbers
+curves.png      from the metrics.jsonl of sft.py and of bigrpo.py
+faithfulness.png, positions.png, anchors.png    final against step accuracy; steps by position; both by number of anchors
+credit.html     groups of rollouts from bigrpo.py's rollouts.jsonl, at the first and the last dumped step: true and predicted
+                states, rewards and advantages, and each response coloured by the advantage of its tokens
+examples.html   with --html: browse the responses of the result files (browse.py)
 
 A folder that is not given, or holds no such file yet, leaves its part out and says so. Bad input ends with exit code 2.
 """
 
 import argparse
 import json
+import statistics
 import sys
 from html import escape
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import rewards  # noqa: E402
+from tools import browse  # noqa: E402
 
 NUMBER = int | float
 METRICS = {"final": "final accuracy", "step": "step accuracy", "gap": "gap", "wrong_trace": "right answer, wrong trace"}
 RESULT = {"n": int, "response_tokens": NUMBER, "settings": {"model": str, "data": str, "temperature": str},
           "summary": {name: {"value": NUMBER | None, "interval": [NUMBER | None, NUMBER | None]} for name in METRICS}}
+ITEM = {"id": str | int, "final": NUMBER | None, "steps": [NUMBER], "anchors": [[str, str]], "predicted": [str], "answer": str | None, "status": str,
+        "failure": str, "tokens": int, "response": str, "program": str, "call": str, "output": str, "task": str}
 SFT = {"step": int, "loss": NUMBER}
 RL = {"step": int} | dict.fromkeys(("final_reward", "step_reward", "entropy", "equal_groups", "equal_columns"), NUMBER)
 ROLLOUT = {"step": int, "id": str | int, "rollout": int, "prompt": str, "response": str, "starts": [int], "token_advantage": [NUMBER],
@@ -101,21 +108,159 @@ def percent(metric: dict) -> str:
     return f"{metric['value']:.1f}" + ("" if None in metric["interval"] else " [{:.1f}, {:.1f}]".format(*metric["interval"]))
 
 
-def results_table(paths: list[Path], labels: list[str]) -> str:
-    """A Markdown table with a row per result file, aligned for the terminal, and where each row comes from."""
-    results = [parse_json(read(path), RESULT, str(path)) for path in paths]
-    labels = [label.replace("|", "\\|") for label in labels]
+def markdown(rows: list[list[str]]) -> str:
+    """A table, its first row the head, aligned for the terminal."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows)
+
+
+def results_table(results: list[dict], paths: list[Path], labels: list[str]) -> str:
+    """A row per result file, a row per label of several files (seeds), and where each comes from."""
     rows = [["", *METRICS.values(), "n", "temperature", "response tokens"]]
     for label, result in zip(labels, results):
         rows.append([label, *(percent(result["summary"][name]) for name in METRICS), str(result["n"]),
                      result["settings"]["temperature"], f"{result['response_tokens']:.1f}"])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    lines += ["", "Percentages with their 95% intervals (bootstrap over the n examples); response tokens is a mean. Gap is final minus step;",
-              "the last percentage is, of the right answers, those with a wrong step in their trace (none: no right answer).", ""]
+    for label in dict.fromkeys(label for label in labels if labels.count(label) > 1):
+        seeds = [result for one, result in zip(labels, results) if one == label]
+        rows.append([f"{label}: mean of {len(seeds)}", *(spread([seed["summary"][name]["value"] for seed in seeds]) for name in METRICS), "", "", ""])
+    lines = [markdown(rows), "", "Percentages with their 95% intervals (bootstrap over the n examples); response tokens is a mean. Gap is final minus step;",
+             "the last percentage is, of the right answers, those with a wrong step in their trace (none: no right answer).", ""]
     return "\n".join(lines + [f"- {label}: `{path}`, model `{result['settings']['model']}`, data `{result['settings']['data']}`"
                               for label, path, result in zip(labels, paths, results)])
+
+
+def spread(values: list[float | None]) -> str:
+    """Mean and standard deviation over seeds."""
+    values = [value for value in values if value is not None]
+    return f"{statistics.mean(values):.1f} (sd {statistics.stdev(values):.1f})" if len(values) > 1 else "none"
+
+
+def faithfulness_table(results: list[dict], labels: list[str]) -> str:
+    """Steps and wrong traces without the anchors that come free, and the reward budget; "" where no result has them."""
+    rows = [["", "step accuracy", "no returns", "no repeats", "neither", "wrong trace", "no returns", "no repeats", "neither", "reward budget"]]
+    for label, result in zip(labels, results):
+        if "without" in result and result["summary"]["step"]["value"] is not None:
+            parts = [result["summary"], *result["without"].values()]
+            budget = result["reward_budget"]
+            rows.append([label, *(percent(part["step"]) for part in parts), *(percent(part["wrong_trace"]) for part in parts),
+                         f"{budget['value']:.2f} [{budget['interval'][0]:.2f}, {budget['interval'][1]:.2f}]"])
+    note = ("\n\nWithout return anchors, which repeat the answer, and without anchors that repeat the value before them. "
+            "The reward budget of a response is 1 shared by its anchors and 1 for its answer.")
+    return "## Faithfulness\n\n" + markdown(rows) + note if len(rows) > 1 else ""
+
+
+# ---------------------------------------- The paper's figures, in percent
+
+COLUMNS = {"cruxeval-output": "CRUXEval-O", "cruxeval-input": "CRUXEval-I", "lcb-output": "LCB-O", "lcb-input": "LCB-I", "coverage": "REval coverage",
+           "state": "REval state", "path": "REval path", "output": "REval output", "incremental consistency": "REval consistency",
+           "humaneval": "HumanEval", "mbpp": "MBPP"}
+PAPER = {"SFT": (77.0, 75.0, 73.0, 70.0, 74.2, 58.2, 42.1, 70.3), "RL only": (82.0, 80.5, 79.0, 76.0, 78.1, 64.1, 48.7, 74.6),
+         "SFT + terminal RL": (88.0, 86.5, 84.5, 81.0, 82.3, 69.1, 53.2, 80.1),
+         "without decoupled tasks": (90.0, 88.8, 86.0, 82.5, 90.2, 81.8, 62.5, 85.5),
+         "full": (91.6, 90.5, 88.4, 84.5, 94.4, 82.3, 63.1, 91.8, None, 90.1, 85.0)}
+PAPER_STEPS = {"Qwen2.5-Coder-7B": (51.2, 75.2), "CodeReasoner-7B": (63.5, 85.6), "SFT + terminal RL": (66.3, 84.5), "full": (80.7, 91.6)}
+PAPER_ANCHORS = {"without anchors": (84.8, 77.0), "with anchors": (91.1, 86.5)}  # CRUXEval, LiveCodeBench; output and input averaged
+
+
+def benchmark_metrics(result: dict) -> dict[str, dict]:
+    """{column: metric} of a result on a benchmark: one, or REval's tasks."""
+    return result.get("tasks") or {result.get("benchmark"): result["summary"]["final"]}
+
+
+def paper_tables(results: list[dict]) -> str:
+    """Our results on benchmarks beside the paper's rows: accuracy, steps, and anchors at inference; "" without such results."""
+    ours, has_anchors = {}, {}
+    for result in results:
+        found = {name: metric for name, metric in benchmark_metrics(result).items() if name in COLUMNS}
+        if found:
+            key = result["settings"]["model"], "with anchors" if result["anchors"] else "without anchors"
+            ours.setdefault(key, {}).update(found)
+            has_anchors[key] = result["anchors"]
+    columns = [name for name in COLUMNS if any(name in row for row in ours.values())]
+    if not columns:
+        return ""
+    rows = [["", *(COLUMNS[name] for name in columns)]]
+    rows += [[f"{model}, {how}", *(percent(row[name]) if name in row else "" for name in columns)] for (model, how), row in ours.items()]
+    for label, values in PAPER.items():
+        known = {name: value for name, value in zip(COLUMNS, values) if value is not None}
+        rows.append([f"paper: {label}", *(f"{known[name]:.1f}" if name in known else "" for name in columns)])
+    parts = ["## Beside the paper", markdown(rows)]
+    steps = [[f"{r['settings']['model']}", percent(r["summary"]["step"]), percent(r["summary"]["final"])] for r in results
+             if r.get("benchmark") == "cruxeval-output" and r["anchors"]]
+    if steps:
+        steps += [[f"paper: {label}", *(f"{value:.1f}" for value in values)] for label, values in PAPER_STEPS.items()]
+        parts += ["CRUXEval-O, steps against answers:", markdown([["", "step accuracy", "final accuracy"], *steps])]
+    means = [[f"{model}, {how}", *(mean_of(row, f"{name}-output", f"{name}-input") for name in ("cruxeval", "lcb"))] for (model, how), row in ours.items()]
+    if any(cell for row in means for cell in row[1:]):
+        means += [[f"paper: {label}", *(f"{value:.1f}" for value in values)] for label, values in PAPER_ANCHORS.items()]
+        parts += ["Anchors at inference, mean of output and input prediction:", markdown([["", "CRUXEval", "LiveCodeBench"], *means])]
+    return "\n\n".join([*parts, "The paper's rows are of 7B models under its own sampling and prompts; its averages do not all match its rows, so columns are quoted."])
+
+
+def mean_of(row: dict, *names: str) -> str:
+    values = [row[name]["value"] for name in names if name in row and row[name]["value"] is not None]
+    return f"{sum(values) / len(values):.1f}" if len(values) == len(names) else ""
+
+
+# ---------------------------------------- faithfulness.png, positions.png, anchors.png
+
+COLOURS = "#1f6fd1", "#d9730d", "#2e8b57", "#8e44ad", "#b3261e", "#59626d"
+
+
+def error_bars(metrics: list[dict]):
+    """(values, distances to the ends of the intervals) for matplotlib."""
+    values = [metric["value"] for metric in metrics]
+    ends = [[max(0, sign * (value - metric["interval"][side])) for metric, value in zip(metrics, values)] for side, sign in ((0, 1), (1, -1))]
+    return values, ends
+
+
+def draw_results(results: list[dict], labels: list[str], folder: Path) -> list[str]:
+    """Write a PNG per figure for the results that have steps; the lines of the report that show them."""
+    some = [(label, result) for label, result in zip(labels, results) if "by_position" in result and result["summary"]["step"]["value"] is not None]
+    if not some:
+        return []
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    def figure(title, xlabel, name, fill):
+        drawing, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+        fill(axes)
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.set(xlabel=xlabel, ylabel="percent (bars: 95% interval)", ylim=(-2, 102))
+        axes.grid(alpha=0.25, axis="y")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        drawing.savefig(folder / f"{name}.png", dpi=130)
+        plt.close(drawing)
+        return f"![{title}]({name}.png)"
+
+    def bars(axes):
+        for k, (name, label) in enumerate((("final", "final accuracy"), ("step", "step accuracy"))):
+            values, ends = error_bars([result["summary"][name] for _, result in some])
+            axes.bar([i + 0.4 * k - 0.2 for i in range(len(some))], values, 0.38, yerr=ends, color=COLOURS[k], label=label, capsize=3)
+        axes.set_xticks(range(len(some)), [label for label, _ in some], rotation=20 if len(some) > 3 else 0)
+
+    def lines(points):
+        def fill(axes):
+            series = [(k, label + name, style, found) for k, (label, result) in enumerate(some) for name, style, found in points(result)]
+            for place, (k, label, style, found) in enumerate(series):
+                found = {x + 0.06 * (place - (len(series) - 1) / 2): metric for x, metric in found.items() if metric["value"] is not None}
+                values, ends = error_bars(list(found.values()))
+                axes.errorbar(list(found), values, yerr=ends, fmt=style, marker="o", capsize=3, color=COLOURS[k % len(COLOURS)], label=label)
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        return fill
+
+    by_position = lines(lambda result: [("", "-", dict(enumerate(result["by_position"], 1)))])
+    by_anchors = lines(lambda result: [(f", {name}", style, {int(n): part[name] for n, part in result["by_anchors"].items()})
+                                       for name, style in (("final", "-"), ("step", "--"))])
+    return [figure("Answers against traces", "", "faithfulness", bars),
+            figure("Step accuracy by position of the anchor", "position in the trace", "positions", by_position),
+            figure("Accuracy by number of anchors", "anchors in the trace", "anchors", by_anchors)]
 
 
 # ---------------------------------------- curves.png
@@ -289,7 +434,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, nargs="*", default=[], help="result files of evaluate.py, a row each")
     parser.add_argument("--labels", nargs="*", help="names of the rows (default: the files' names)")
     parser.add_argument("--groups", type=int, default=6, help="groups of rollouts shown of each step")
-    parser.add_argument("--out", type=Path, default=Path("runs/report"), help="folder for report.md, curves.png and credit.html")
+    parser.add_argument("--html", action="store_true", help="also write examples.html, to browse the responses of --results")
+    parser.add_argument("--examples", type=int, default=300, help="responses of each result file in examples.html")
+    parser.add_argument("--out", type=Path, default=Path("runs/report"), help="folder to write to")
     return parser
 
 
@@ -297,22 +444,35 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     labels = [path.stem for path in args.results] if args.labels is None else args.labels
-    if len(labels) != len(args.results) or args.groups < 1:
-        parser.error("--labels needs one name for each of --results, and --groups at least 1")
-    parts = [results_table(args.results, labels)] if labels else []
+    if len(labels) != len(args.results) or min(args.groups, args.examples) < 1:
+        parser.error("--labels needs one name for each of --results, and --groups and --examples at least 1")
+    results = [parse_json(read(path), RESULT | ({"items": [ITEM]} if args.html else {}), str(path)) for path in args.results]
     sft, rl = ([row for _, row in read_jsonl(folder, "metrics.jsonl", kind)] for folder, kind in ((args.sft, SFT), (args.rl, RL)))
     dumped = read_groups(args.rl)
     args.out.mkdir(parents=True, exist_ok=True)
-    draw_curves(sft, rl, args.out / "curves.png")
-    parts.append("![learning curves](curves.png)")
+    parts = [results_table(results, args.results, labels), paper_tables(results), faithfulness_table(results, labels)] if labels else []
+    parts += draw_results(results, labels, args.out)
+    if sft or rl or not labels:
+        draw_curves(sft, rl, args.out / "curves.png")
+        parts.append("![learning curves](curves.png)")
     if dumped:
-        (args.out / "credit.html").write_text(credit_page(dumped, args.groups), encoding="utf-8", errors="xmlcharrefreplace")
+        write_page(args.out / "credit.html", credit_page(dumped, args.groups))
         parts.append("[Where the credit lands](credit.html): rollouts with each token coloured by its advantage")
     else:
         print("credit.html left out: no rollouts (--rl)", file=sys.stderr)
-    report = "\n\n".join(parts) + "\n"
+    if args.html and labels:
+        write_page(args.out / "examples.html", browse.page(results, labels, args.examples))
+        parts.append("[What the model said at each step](examples.html): responses beside the interpreter's states")
+    report = "\n\n".join(filter(None, parts)) + "\n"
     (args.out / "report.md").write_text(report, encoding="utf-8")
+    numbers = [{"label": label, "file": str(path)} | {name: value for name, value in result.items() if name != "items"}
+               for label, path, result in zip(labels, args.results, results)]
+    (args.out / "report.json").write_text(json.dumps({"results": numbers, "paper": {"columns": list(COLUMNS), "rows": PAPER}}, indent=1))
     print(report + f"\nwritten to {args.out}")
+
+
+def write_page(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
 
 
 if __name__ == "__main__":

@@ -165,7 +165,8 @@ def ask_twice(ask, prompts: list[str], checks: list, what: str, report: Report) 
             report.teacher[f"{what}: accepted at the {attempt} try"] += not isinstance(results[k], str)
         failed = [(k, reply) for k, reply in zip(waiting, replies) if isinstance(results[k], str)]
         waiting = [k for k, _ in failed]
-        asked = [prompts[k] + AGAIN.replace("{problem}", results[k]).replace("{reply}", (reply or "")[:LONGEST]) for k, reply in failed]
+        asked = [prompts[k] + AGAIN.replace("{problem}", results[k]).replace("{reply}", (reply or "")[:LONGEST])
+                 for k, reply in failed]
     for k in waiting:
         report.teacher[f"{what}: rejected: {results[k].partition(':')[0]}"] += 1
     return results
