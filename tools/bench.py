@@ -4,7 +4,8 @@
     STEPCODE_DATA=folder python tools/bench.py --only sandbox   also CRUXEval's 800 programs (folder/cruxeval.jsonl)
 
 The sandbox section runs every way of executing programs in turn, several rounds in one process, because figures of a shared machine
-drift; it prints the median of each and the ratios of the medians. Nothing else should run meanwhile."""
+drift; it prints the median of each and the ratios of the medians. Nothing else should run meanwhile; where something does, trust the
+CPU time per program (of all its processes), which a busy machine changes less."""
 import argparse
 import contextlib
 import io
@@ -96,24 +97,37 @@ WAYS = {    # name -> (function, share of the programs that each round runs: the
 }
 
 
+def cpu():
+    """Seconds of CPU so far of this process, of the processes it has waited for and of the sandbox's servers (0 for these but on Linux)."""
+    def tree(pid):
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid] + [below for child in children for below in tree(child)]
+    servers = [server.process.pid for idle in sandbox._idle.values() for server in idle] if sys.platform == "linux" else []
+    stats = [pathlib.Path(f"/proc/{pid}/stat").read_text() for server in servers for pid in tree(server)]
+    ticks = sum(int(number) for stat in stats for number in stat.rpartition(")")[2].split()[11:15])
+    return sum(os.times()[:4]) + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def measure(title, jobs, rounds):
-    """Programs per second of every way, on a list of (program, call)."""
+    """Programs per second, and CPU time per program, of every way, on a list of (program, call)."""
     print(f"\n{title}: {len(jobs)} programs, {WORKERS} workers, {rounds} rounds")
-    speeds = {name: [] for name in WAYS}
+    speeds, costs = {name: [] for name in WAYS}, {name: [] for name in WAYS}
     ours(jobs[:WORKERS]), ours(jobs[:WORKERS], ())      # start the servers
     for _ in range(rounds):
         for name, (way, share) in WAYS.items():
             some = jobs[:max(1, round(len(jobs) * share))]
-            start = time.perf_counter()
+            start, used = time.perf_counter(), cpu()
             done = way(some)
             speeds[name].append(len(some) / (time.perf_counter() - start))
+            costs[name].append((cpu() - used) / len(some))
             if done < 0.9 * len(some):
                 raise SystemExit(f"{name}: only {done} of {len(some)} programs ran")
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    full = medians["ours, full isolation"]
-    for name, median in medians.items():
+    speed, cost = ({name: statistics.median(values) for name, values in table.items()} for table in (speeds, costs))
+    full = "ours, full isolation"
+    for name in WAYS:
         spread = f"({min(speeds[name]):.0f} to {max(speeds[name]):.0f})"
-        print(f"{name:40} {median:8.0f} /s  {spread:16} full isolation is {full / median:5.2f} x this")
+        print(f"{name:38} {speed[name]:6.0f} /s {spread:14} {1000 * cost[name]:6.2f} ms of CPU; full isolation is "
+              f"{speed[full] / speed[name]:5.2f} x as fast, by CPU {cost[name] / cost[full]:5.2f} x")
 
 
 def scaling(jobs):
