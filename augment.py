@@ -701,7 +701,7 @@ class Recipe:
     no_anchors: float = 0.0
     drop_anchors: float = 0.0
     benchmarks: dict = field(default_factory=dict)  # 10-gram of code tokens -> where it stands
-    ask: Callable | None = None                     # a teacher model: a list of prompts -> a list of replies, None for none
+    ask: Callable | None = None                     # a teacher model: prompts -> replies, or what kept it from one
     on_reject: str = "rules"
     reasoning: str = "rules"
 

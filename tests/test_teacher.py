@@ -192,17 +192,17 @@ def test_what_fails_twice_is_counted(on_reject):
 
     def ask(prompts):
         asked.extend(prompts)
-        return [None if "a + 0" in prompt else "no program" if "a + 1" in prompt else well(prompt) for prompt in prompts]
+        return [TimeoutError() if "a + 0" in prompt else "no program" if "a + 1" in prompt else well(prompt) for prompt in prompts]
 
     rows = programs(3)
     examples = list(augment.build([rows[0], broken, *rows[1:]], ask=ask, on_reject=on_reject, report=report))
     assert [example["id"] for example in examples] == (["p0", "p1", "p2"] if on_reject == "rules" else ["p2"])
     assert len(asked) == 5  # nothing is asked about a program that does not run
     assert {key: count for key, count in report.teacher.items() if "rejected" in key} == {
-        "anchors: rejected: no reply": 1, "anchors: rejected: it does not parse": 1}
+        "anchors: rejected: no reply (TimeoutError)": 1, "anchors: rejected: it does not parse": 1}
     drops = {"the program does not run: error": 1}
     if on_reject == "drop":
-        drops |= {"the teacher's program: no reply": 1, "the teacher's program: it does not parse": 1}
+        drops |= {"the teacher's program: no reply (TimeoutError)": 1, "the teacher's program: it does not parse": 1}
     assert report.dropped == drops
 
 
@@ -262,7 +262,7 @@ def test_a_local_model(monkeypatch, tmp_path):
     assert len(list(augment.build(rows, ask=teacher.local(str(tmp_path / "model")), report=report))) == 2
     texts = [tokenizer.decode(ids) for ids in sampled]
     assert len(texts) == 2 and texts[0].startswith("[Add print") and texts[0].endswith("]") and "That was rejected" in texts[1]
-    assert report.teacher["anchors: rejected: no reply"] == 1 and sum(report.teacher.values()) == 4  # asked 2, rejected 2
+    assert report.teacher["anchors: rejected: no reply (ValueError)"] == 1 and sum(report.teacher.values()) == 4  # asked 2, rejected 2
     assert teacher.local(str(tmp_path / "model"))(["again"]) == teacher.local(str(tmp_path / "model"))(["again"])
 
 
@@ -352,7 +352,8 @@ def test_a_request_is_repeated(serve, trouble):
 @pytest.mark.parametrize("trouble", [(400, {"error": {"message": "too long"}}), (200, b'{"choices": ['), (200, {"error": "what?"}), (200, b"hello"), None])
 def test_a_request_that_cannot_be_answered_is_no_reply(serve, trouble):
     ask, _ = teacher.endpoint(serve(lambda prompt, times: trouble if prompt == "b" else "yes").url, None, 2, timeout=5, retries=0)
-    assert ask(["a", "b", "c"]) == ["yes", None, "yes"]
+    first, second, third = ask(["a", "b", "c"])
+    assert (first, third) == ("yes", "yes") and isinstance(second, Exception)
 
 
 def test_concurrency_is_used_and_bounded(serve):

@@ -107,22 +107,23 @@ def endpoint(url: str, model: str | None, concurrency: int, timeout: float = 120
     key, failed = os.environ.get("OPENAI_API_KEY") or "none", []
     client = openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=retries)
 
-    def told(problem):
+    def told(problem: Exception) -> str:
         return f"{type(problem).__name__}: {problem}".splitlines()[0][:300].replace(key, "***")
 
-    def one(prompt: str) -> str | None:
+    def one(prompt: str) -> str | Exception:
         try:
             reply = client.chat.completions.create(model=model, temperature=0, max_tokens=REPLY_TOKENS,
                                                    messages=[{"role": "user", "content": prompt}])
             failed.clear()
-            return reply.choices[0].message.content
+            text = reply.choices[0].message.content
+            return ValueError("no text") if text is None else text
         except (openai.OpenAIError, *MALFORMED) as problem:
             failed.append(problem)
             if len(failed) >= FAILURES:
                 raise BadInput(f"--teacher-url {url}: {FAILURES} requests in a row failed, the last: {told(problem)}") from None
-            return None
+            return problem
 
-    def ask(prompts: list[str]) -> list[str | None]:
+    def ask(prompts: list[str]) -> list[str | Exception]:
         pool = concurrent.futures.ThreadPoolExecutor(concurrency)
         try:
             return list(pool.map(one, prompts))
@@ -142,13 +143,13 @@ def local(path: str):
 
     model, tokenizer = policy.load(path)
 
-    def ask(prompts: list[str]) -> list[str | None]:
+    def ask(prompts: list[str]) -> list[str | Exception]:
         ids = [policy.encode_prompt(tokenizer, prompt) for prompt in prompts]
         tokens = min(REPLY_TOKENS, model.config.max_position_embeddings // 2)
         chosen = [k for k, prompt in enumerate(ids) if policy.fits(model, prompt, tokens)]
         samples = policy.sample(model, tokenizer, [ids[k] for k in chosen], max_tokens=tokens, temperature=0)
         replies = dict(zip(chosen, (policy.decode(tokenizer, one.ids)[0] for [one] in samples)))
-        return [replies.get(k) for k in range(len(prompts))]
+        return [replies.get(k, ValueError("the prompt does not fit")) for k in range(len(prompts))]
 
     return ask
 
@@ -159,14 +160,16 @@ def ask_twice(ask, prompts: list[str], checks: list, what: str, report: Report) 
     waiting, asked = list(range(len(prompts))), prompts
     report.teacher[f"{what}: asked"] += len(prompts)
     for attempt in ("first", "second"):
-        replies = ask(asked)
-        for k, reply in zip(waiting, replies, strict=True):
-            results[k] = "no reply" if reply is None else checks[k](reply)
+        again = {}
+        for k, reply in zip(waiting, ask(asked), strict=True):
+            if isinstance(reply, Exception):
+                results[k], again[k] = f"no reply ({type(reply).__name__})", prompts[k]
+            else:
+                results[k] = checks[k](reply)
+                again[k] = prompts[k] + AGAIN.replace("{problem}", str(results[k])).replace("{reply}", reply[:LONGEST])
             report.teacher[f"{what}: accepted at the {attempt} try"] += not isinstance(results[k], str)
-        failed = [(k, reply) for k, reply in zip(waiting, replies) if isinstance(results[k], str)]
-        waiting = [k for k, _ in failed]
-        asked = [prompts[k] + AGAIN.replace("{problem}", results[k]).replace("{reply}", (reply or "")[:LONGEST])
-                 for k, reply in failed]
+        waiting = [k for k in waiting if isinstance(results[k], str)]
+        asked = [again[k] for k in waiting]
     for k in waiting:
         report.teacher[f"{what}: rejected: {results[k].partition(':')[0]}"] += 1
     return results
