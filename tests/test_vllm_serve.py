@@ -44,7 +44,7 @@ def url(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
     tokenizer = toy.make_tokenizer([])
     tokenizer.chat_template = TEMPLATE
-    model = toy.make_model(tokenizer, width=64, layers=1)
+    model = toy.make_model(tokenizer, width=128, layers=1)  # vLLM on a CPU knows heads of 32 and more
     model.config.max_position_embeddings = 8192  # a prompt is some 2,500 bytes, and each byte is a token
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
