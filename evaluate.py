@@ -190,9 +190,10 @@ def generate(model, tokenizer, prompts: list[list[int]], partial: Path, args) ->
     size = max(1, BATCH // args.samples)
     batches = [order[first:first + size] for first in range(0, len(order), size)]
     found, partial_text = [[] for _ in prompts], [json.dumps({"key": key, "batch": b, "responses": done[b]}) + "\n" for b in done]
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text("".join(partial_text))
-    with partial.open("a") as file, tqdm(total=len(order), desc=partial.stem) as bar:
+    with policy.writing(partial):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text("".join(partial_text))
+    with policy.writing(partial), partial.open("a") as file, tqdm(total=len(order), desc=partial.stem) as bar:
         for number, batch in enumerate(batches):
             if number not in done:
                 samples = policy.sample(model, tokenizer, [prompts[p] for p in batch], args.samples, args.max_tokens, args.temperature,
@@ -235,7 +236,8 @@ def run(args) -> None:
         result["response_tokens"] = result["tokens"]["value"]
         if benchmark is not None:
             result |= benchmark.extra(items, lambda ids, values: mean(ids, values, args.seed))
-        out.write_text(json.dumps(result))
+        with policy.writing(out):
+            out.write_text(json.dumps(result))
         partial.unlink()
         print(describe(result, out))
 
@@ -383,8 +385,9 @@ def score(args) -> None:
     by_problem = {name: [next(statuses) for _ in texts] for name, texts in generations.items()}
     raw = {name: verdicts(benchmark, some) for name, some in by_problem.items()}
     at = {k: mean_pass_at_k(raw, k) for k in (1, 5)}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"pass_at_1": at[1], "pass_at_5": at[5], "raw_scored_generations": raw}))
+    with policy.writing(args.out):
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps({"pass_at_1": at[1], "pass_at_5": at[5], "raw_scored_generations": raw}))
     counts = Counter(status for some in by_problem.values() for status in some)
     passed = mean([name for name, some in raw.items() if some], [100 * float(np.mean(some)) for some in raw.values() if some], 0)
     print(f"{args.benchmark}: pass@1 {show(passed)}" + ("" if at[5] is None else f", pass@5 {at[5]:.1f}") +
