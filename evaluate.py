@@ -189,17 +189,21 @@ def generate(model, tokenizer, prompts: list[list[int]], partial: Path, args) ->
     order = sorted((p for p in range(len(prompts)) if policy.fits(model, prompts[p], args.max_tokens)), key=lambda p: (len(prompts[p]), p))
     size = max(1, BATCH // args.samples)
     batches = [order[first:first + size] for first in range(0, len(order), size)]
-    found, partial_text = [[] for _ in prompts], [json.dumps({"key": key, "batch": b, "responses": done[b]}) + "\n" for b in done]
+    found = [[] for _ in prompts]
+
+    def line(number: int) -> str:
+        return json.dumps({"key": key, "batch": number, "responses": done[number]}) + "\n"
+
     with policy.writing(partial):
         partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text("".join(partial_text))
+        partial.write_text("".join(map(line, done)))
     with policy.writing(partial), partial.open("a") as file, tqdm(total=len(order), desc=partial.stem) as bar:
         for number, batch in enumerate(batches):
             if number not in done:
                 samples = policy.sample(model, tokenizer, [prompts[p] for p in batch], args.samples, args.max_tokens, args.temperature,
                                         [(args.seed, p) for p in batch])
                 done[number] = [[[sample.ids, sample.ended] for sample in some] for some in samples]
-                file.write(json.dumps({"key": key, "batch": number, "responses": done[number]}) + "\n")
+                file.write(line(number))
                 file.flush()
             for p, some in zip(batch, done[number]):
                 found[p] = [policy.Sample(ids, [], ended) for ids, ended in some]
@@ -217,7 +221,7 @@ def run(args) -> None:
         policy.fail("--samples above 1 needs a --temperature above 0: greedy responses are all alike")
     model, tokenizer = None, None
     for name, benchmark, anchors, out in parts(args):
-        rows, dropped = None, Counter()
+        start, rows, dropped = time.time(), None, Counter()
         if benchmark is None:
             questions = read_examples(args)
         else:
@@ -225,21 +229,25 @@ def run(args) -> None:
             questions, dropped = benchmark.questions(rows, anchors, args.prompt)
         if model is None:
             model, tokenizer = policy.load(args.model)
-        start = time.time()
-        partial = out.with_suffix(".partial")
-        samples = generate(model, tokenizer, [policy.encode_prompt(tokenizer, question["prompt"]) for question in questions], partial, args)
+        prompts = [policy.encode_prompt(tokenizer, question["prompt"]) for question in questions]
+        samples = generate(model, tokenizer, prompts, out.with_suffix(".partial"), args)
         items = score_responses(tokenizer, questions, samples, benchmark, rows)
         result = {"settings": {name: str(value) for name, value in vars(args).items()} | {"data": name}, "benchmark": name, "anchors": anchors,
-                  "n": len(questions), "summary": summarize(items, args.seed), **breakdown(items, args.seed),
-                  "failures": dict(Counter(item["failure"] for item in items if item["failure"])), "without_anchors": dict(dropped),
-                  "statuses": dict(Counter(item["status"] for item in items if item["status"])), "seconds": time.time() - start, "items": items}
-        result["response_tokens"] = result["tokens"]["value"]
+                  "n": len(questions), "seconds": time.time() - start, **numbers(items, args.seed), "without_anchors": dict(dropped)}
         if benchmark is not None:
             result |= benchmark.extra(items, lambda ids, values: mean(ids, values, args.seed))
         with policy.writing(out):
-            out.write_text(json.dumps(result))
-        partial.unlink()
+            out.write_text(json.dumps(result | {"items": items}))
         print(describe(result, out))
+    for _, _, _, out in parts(args):  # not before all is done: a killed run samples nothing again
+        out.with_suffix(".partial").unlink()
+
+
+def numbers(items: list[dict], seed: int) -> dict:
+    """All that is counted over items."""
+    found = {"summary": summarize(items, seed), **breakdown(items, seed)}
+    failures, statuses = (dict(Counter(item[name] for item in items if item[name])) for name in ("failure", "status"))
+    return found | {"failures": failures, "statuses": statuses, "response_tokens": found["tokens"]["value"]}
 
 
 def parts(args):

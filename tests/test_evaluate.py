@@ -439,6 +439,23 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch):
     assert resumed == whole and (tmp_path / "b.partial").read_text() == (tmp_path / "whole.partial").read_text()
 
 
+def test_a_run_killed_between_benchmarks_samples_nothing_twice(folder, tmp_path, monkeypatch):
+    words = ["--model", folder / "model", "--benchmark", "cruxeval-output,mbpp", "--data", folder, "--prompt", "bare", "--max-tokens", 4, "--out", tmp_path]
+    original, calls = policy.sample, []
+
+    def sample(*some):
+        calls.append(len(some[2]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*some)
+
+    monkeypatch.setattr(policy, "sample", sample)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, *words)
+    run(monkeypatch, *words)
+    assert calls == [3, 3, 1, 1] and not list(tmp_path.glob("*.partial"))  # with anchors, without, and mbpp's one program again
+
+
 def test_what_was_sampled_under_other_settings_is_refused(folder, tmp_path, capsys):
     model, tokenizer, prompts = loaded(folder)
     evaluate.generate(model, tokenizer, prompts[:2], tmp_path / "a.partial", settings(folder))
