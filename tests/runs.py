@@ -54,7 +54,12 @@ def _run(script: str, words: list[str], log: Path, prepare, *arguments) -> None:
 def start(folder: Path, script: str, out: Path, *words, prepare=None, arguments=()):
     """A running sft.py or bigrpo.py on the tiny model, its output appended to OUT.log; `prepare(*arguments)` runs in it first."""
     words = ["--model", folder / "model", "--data", folder / "examples.jsonl", "--out", out, "--save-every", 2, *WORDS[script], *words]
-    process = FORKS.Process(target=_run, args=(script, [*map(str, words)], out.with_suffix(".log"), prepare, *arguments))
+    return launch(script, out.with_suffix(".log"), *words, prepare=prepare, arguments=arguments)
+
+
+def launch(script: str, log: Path, *words, prepare=None, arguments=()):
+    """Any script of the project as a process, its output appended to a log."""
+    process = FORKS.Process(target=_run, args=(script, [*map(str, words)], log, prepare, *arguments))
     process.start()
     return process
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -211,6 +212,40 @@ def test_a_model_of_nans_is_not_sampled_from(folder, tmp_path):
             policy.sample(model, tokenizer, [[1, 2]], temperature=temperature, seeds=[(0,)], max_tokens=4)
     assert run(folder, "bigrpo", tmp_path / "out", "--model", tmp_path / "model") == 2
     assert "logits are not finite" in said(tmp_path / "out")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The sandbox
+
+
+def kill_workers() -> None:
+    """SIGKILL to every child of this process: the sandbox's servers."""
+    for path in Path("/proc/self/task").glob("*/children"):
+        for child in path.read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+
+
+def commit(result):
+    """Every response says `<input>1</input>`, right for one of the eight examples."""
+    return "<input>1</input><print>a: 1</print><answer>1</answer>", [0] * len(result[1])
+
+
+def commit_and_kill(call: int) -> None:
+    poison("policy.decode", 1, commit)
+    if call:
+        replace("rewards.score_many", call, kill_workers)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+def test_a_sandbox_that_is_killed_in_the_middle_changes_no_reward(folder, tmp_path):
+    program = "def f(a):\n    print(f'a: {a}')\n    return a\n"
+    rows = [json.loads(line) | {"task": "input", "instrumented": program, "call": "f(1)"} for line in (folder / "examples.jsonl").read_text().splitlines()]
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, call in (("whole", 0), ("killed", 3)):
+        words = ("--data", tmp_path / "examples.jsonl", "--steps", 4)
+        assert run(folder, "bigrpo", tmp_path / name, *words, prepare=commit_and_kill, arguments=(call,)) == 0, said(tmp_path / name)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
+    assert 0 < sum(record["final_reward"] for record in metrics(tmp_path / "whole")) < 4
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
 """A killed run goes on as if nothing had happened: the same metrics, bit for bit, and the same weights."""
 
+import json
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 import policy
-from runs import finish, kill_at, metrics, run, start, tiny, weights
+from runs import WORDS, finish, kill_at, launch, metrics, run, start, tiny, weights
 
 SCRIPTS = ["sft", "bigrpo"]
 MOMENTS = ["torch.distributed.checkpoint.save", "policy.save", "policy.seal", "policy.sync", "pathlib.Path.rename", "shutil.rmtree"]
@@ -73,3 +75,31 @@ def test_twenty_kills_at_random_moments_change_nothing(folder, script):
         words = [] if killed else ["--fresh"]
     assert run(folder, script, out) == 0
     same(folder, script, out)
+
+
+def test_the_run_folder_and_each_checkpoint_hold_what_repeats_the_run(folder):
+    settings = json.loads((folder / "bigrpo" / "settings.json").read_text())
+    assert settings["settings"]["seed"] == "0" and settings["command"][0] == "bigrpo" and {"torch", "python"} <= settings["versions"].keys()
+    assert settings.keys() >= {"command", "settings", "digests", "versions", "git"}
+    saved = json.loads((folder / "bigrpo" / "checkpoints" / "step-000012" / "run.json").read_text())
+    assert saved == settings | {"step": 12, "ranks": 1}
+    assert policy.load(str(folder / "bigrpo" / "checkpoints" / "step-000012" / "model"))[0].config.model_type == "qwen2"
+
+
+def demo(path: Path) -> dict[str, bytes | list]:
+    """A short demo, from the toy's programs to RL: all that must be the same when it is repeated."""
+    log = path / "log"
+    path.mkdir()
+    assert finish(launch("toy", log, "--out", path / "toy", "--sft", 24, "--rl", 8, "--test", 4, "--width", 32, "--layers", 1, "--seed", 3)) == 0, log.read_text()
+    for part in ("sft", "rl"):
+        words = ("--programs", path / f"toy/{part}.jsonl", "--out", path / f"{part}.jsonl", "--task", "both", "--prompt", "bare")
+        assert finish(launch("augment", log, *words)) == 0, log.read_text()
+    for script, model, part in (("sft", "toy/model", "sft"), ("bigrpo", "sft/model", "rl")):
+        words = ("--model", path / model, "--data", path / f"{part}.jsonl", "--out", path / script, *WORDS[script], "--seed", 3)
+        assert finish(launch(script, log, *words)) == 0, log.read_text()
+    files = ["toy/sft.jsonl", "toy/rl.jsonl", "sft.jsonl", "rl.jsonl", "toy/model/model.safetensors", "sft/model/model.safetensors", "bigrpo/model/model.safetensors"]
+    return {name: (path / name).read_bytes() for name in files} | {script: metrics(path / script) for script in SCRIPTS}
+
+
+def test_one_seed_gives_the_same_demo_bit_for_bit(tmp_path):
+    assert demo(tmp_path / "one") == demo(tmp_path / "two")

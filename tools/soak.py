@@ -48,13 +48,13 @@ def look(pid: int) -> dict[str, float]:
     return {"memory": int(status.split("VmRSS:")[1].split()[0]) / 1024, "files": len(list(Path(f"/proc/{pid}/fd").iterdir())), "processes": size}
 
 
-def watch(folder: Path, steps: int) -> list[dict[str, float]]:
-    """Run bigrpo.py for `steps` steps, looking at it twice a second; a row for each step that was seen."""
+def watch(folder: Path, steps: int, pause: float = 0.5) -> list[dict[str, float]]:
+    """Run bigrpo.py for `steps` steps, looking at it every `pause` seconds; a row for each step that was seen."""
     metrics, rows = folder / "rl" / "metrics.jsonl", {}
     process = subprocess.Popen(command("bigrpo.py", "--model", folder / "sft/model", "--data", folder / "rl.jsonl", "--out", folder / "rl", "--fresh",
                                        "--steps", steps, "--prompts", 2, "--group", 4, "--max-tokens", 64, "--lr", 1e-4, "--beta", 0))
     while process.poll() is None:
-        time.sleep(0.5)
+        time.sleep(pause)
         try:
             rows[metrics.read_text().count("\n") if metrics.exists() else 0] = look(process.pid)
         except (OSError, IndexError):
