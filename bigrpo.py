@@ -353,7 +353,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("runs/rl"), help="folder for model, settings, metrics and rollouts")
     add("--explain", action="store_true", help="print a worked group and exit")
     # sampling
-    add("--steps", type=policy.positive(int), default=100, help="batches of rollouts")
+    add("--steps", type=policy.positive(int), default=250, help="batches of rollouts")
     add("--prompts", type=policy.positive(int), default=32, help="prompts per step, over all ranks")
     add("--group", type=policy.positive(int), default=8, help="G, rollouts per prompt (the paper: 5)")
     add("--temperature", type=policy.positive(float), default=1.0, help="divides the logits in sampler and trainer alike")
@@ -369,8 +369,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--beta", type=policy.positive(float, or_zero=True), default=0.001, help="weight of the KL of Eq. 15 (the paper states none); 0 needs no reference model")
     add("--kl", choices=["k3", "k2"], default="k3", help="estimator of the KL of Eq. 15 (the paper names none)")
     # optimization
-    add("--optimizer", choices=["muon", "adamw"], default="muon", help="muon for the toy, adamw to fine-tune a real model")
-    add("--lr", type=policy.positive(float), default=6e-4, help="peak learning rate, then linear to zero (the paper: 1e-6 at 7B)")
+    add("--optimizer", choices=["muon", "adamw"], default="adamw")
+    add("--lr", type=policy.positive(float), default=1e-3, help="peak learning rate, then linear to zero (the paper: 1e-6 at 7B)")
     add("--updates", type=policy.positive(int), default=1, help="optimizer steps on each batch of rollouts (the paper is silent)")
     add("--max-grad-norm", type=policy.positive(float), default=1.0)
     add("--token-budget", type=policy.positive(int), default=2048, help="tokens per micro-batch, padding counted")

@@ -9,14 +9,16 @@ Nothing is downloaded. `python toy.py --out runs/toy` writes
 
 How a program is made. `Generator` writes one statement at a time and keeps, beside the text, the value that every
 variable has for the call it will print at the end. So each program runs without error, its numbers and strings stay
-short, and no code is ever executed here. One number, `--difficulty`, sets how many statements
-a body has and how often it branches and loops.
+short, and no code is ever executed here. One number, the difficulty, sets how many statements a body has and how often it
+branches and loops. The programs of the warm start are shorter (`--sft-difficulty`) than those of RL and test (`--difficulty`): a teacher's
+traces reach only so far, while the interpreter tells the true states of any program.
 
-    python toy.py --out runs/toy --difficulty 2 --seed 0
+    python toy.py --out runs/toy --sft-difficulty 2 --difficulty 3 --seed 0
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -272,15 +274,15 @@ def make_tokenizer(texts):
     return tokenizer
 
 
-def make_model(tokenizer, width: int = 128, layers: int = 4, seed: int = 0):
-    """A Qwen2 of 0.7 million parameters (at width 128) with random weights drawn from `seed`."""
+def make_model(tokenizer, width: int = 64, layers: int = 4, seed: int = 0):
+    """A Qwen2 of 0.18 million parameters (at width 64) with random weights drawn from `seed`; heads of 32, the smallest that vLLM knows on a CPU."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, rope_theta=10_000.0,
+        num_attention_heads=max(1, width // 32), num_key_value_heads=max(1, width // 32), max_position_embeddings=512, rope_theta=10_000.0,
         tie_word_embeddings=True, initializer_range=0.05, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id)
     return Qwen2ForCausalLM(config)
@@ -316,40 +318,40 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Make toy programs, a tokenizer and a tiny random model.")
     parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder to write to")
     parser.add_argument("--sft", type=whole("count", 0), default=8000, help="number of programs for sft.py")
-    parser.add_argument("--rl", type=whole("count", 0), default=3000, help="number of programs for bigrpo.py")
+    parser.add_argument("--rl", type=whole("count", 0), default=8000, help="number of programs for bigrpo.py")
     parser.add_argument("--test", type=whole("count", 0), default=1000, help="number of programs for evaluate.py")
-    parser.add_argument("--difficulty", type=int, default=2, choices=range(1, 10), help="statements per program, about")
-    parser.add_argument("--width", type=whole("width", 8, 8), default=128, help="hidden size of the model, a multiple of 8")
+    parser.add_argument("--difficulty", type=int, default=3, choices=range(1, 10), help="statements per program of RL and test, about")
+    parser.add_argument("--sft-difficulty", type=int, default=2, choices=range(1, 10), help="the same of the warm start")
+    parser.add_argument("--width", type=whole("width", 32, 32), default=64, help="hidden size of the model, a multiple of 32")
     parser.add_argument("--layers", type=whole("layers", 1), default=4, help="layers of the model")
     parser.add_argument("--seed", type=whole("count", 0), default=0)
     return parser
 
 
-def make(test: bool, args) -> list[dict]:
-    """As many programs of one side as training takes (or the test, if that is more), in random order.
-
-    The longer the stream, the more of the short programs have been seen: shuffled pieces of streams of one length are alike.
-    """
+def make(name: str, count: int, test: bool, difficulty: int, seed: int, leave_out=frozenset()) -> list[dict]:
+    """`count` programs of one side in random order, none whose code is in `leave_out`, with a progress bar."""
     from tqdm import tqdm
 
-    count = max(args.sft + args.rl, args.test * test)
-    rows = list(tqdm(programs(count, test, args.difficulty, args.seed), total=count, desc=f"{'test' if test else 'train'} programs"))
-    random.Random(args.seed).shuffle(rows)
+    found = (row for row in programs(count + len(leave_out), test, difficulty, seed) if row["code"] not in leave_out)
+    rows = list(tqdm(itertools.islice(found, count), total=count, desc=f"{name} programs"))
+    random.Random(seed).shuffle(rows)
     return rows
 
 
 def main() -> None:
     args = build_parser().parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    train, test = make(False, args), make(True, args)
-    write_jsonl(args.out / "sft.jsonl", train[:args.sft])
-    write_jsonl(args.out / "rl.jsonl", train[args.sft:])
-    write_jsonl(args.out / "test.jsonl", test[:args.test])
-    tokenizer = make_tokenizer(tokenizer_texts(train[:2000]))
+    sft = make("sft", args.sft, False, args.sft_difficulty, args.seed)
+    rl = make("rl", args.rl, False, args.difficulty, args.seed, {row["code"] for row in sft})
+    # The longer a stream of distinct programs, the fewer short ones are left: rl and test are pieces of streams of one length.
+    test = make("test", max(args.rl, args.test), True, args.difficulty, args.seed)[:args.test]
+    for name, rows in (("sft", sft), ("rl", rl), ("test", test)):
+        write_jsonl(args.out / f"{name}.jsonl", rows)
+    tokenizer = make_tokenizer(tokenizer_texts(sft[:1000] + rl[:1000]))
     model = make_model(tokenizer, args.width, args.layers, args.seed)
     model.save_pretrained(args.out / "model")
     tokenizer.save_pretrained(args.out / "model")
-    print(f"{args.out}: {args.sft} + {args.rl} training and {args.test} test programs, {len(tokenizer)} tokens, "
+    print(f"{args.out}: {len(sft)} + {len(rl)} training and {len(test)} test programs, {len(tokenizer)} tokens, "
           f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters", file=sys.stderr)
 
 
