@@ -771,3 +771,13 @@ def test_help_comes_before_heavy_imports():
     done = subprocess.run([sys.executable, "-X", "importtime", script, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--max-anchors" in done.stdout
     assert not any(f" {name}\n" in done.stderr for name in ("torch", "transformers", "datasets"))
+
+
+def test_a_run_that_was_late_is_tried_once_more_with_more_time(monkeypatch):
+    # A busy machine: every run of the stream is late. Tried alone it is not, and no example is lost.
+    real = sandbox.trace_many
+    monkeypatch.setattr(sandbox, "trace_many", lambda jobs, **options: (
+        trace if "workers" in options else trace._replace(status=sandbox.Status.TIMEOUT) for trace in real(jobs, **options)))
+    report = augment.Report()
+    rows = [{"id": "late", "code": "def f(a):\n    b = a + 1\n    return b", "call": "f(1)"}]
+    assert [example["id"] for example in augment.build(rows, report=report)] == ["late"] and not report.dropped
