@@ -40,6 +40,7 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(RUN) -m pytest -q -m slow tests
 	$(RUN) tests/mutations.py
+	$(RUN) tools/soak.py --out $(OUT)/soak
 
 bench: .venv/installed
 	$(RUN) tools/bench.py
