@@ -215,7 +215,7 @@ HUMANEVAL = [{"task_id": "HumanEval/0", "prompt": "import math\n\ndef up(x):\n  
               "canonical_solution": "    return x + 1\n", "test": "def check(candidate):\n    assert candidate(1) == 2 and math.pi\n"}]
 MBPP = [{"task_id": 11, "text": "Write a function that doubles.", "code": "def twice(x):\n    return 2 * x",
          "test_setup_code": "one = twice(1)", "test_list": ["assert one == 2", "assert twice(3) == 6"]},
-        {"task_id": 601, "text": "Not in the test split.", "code": "y = 1", "test_setup_code": "", "test_list": ["assert y == 1"]}]
+        *({"task_id": number, "text": "Not in the test split.", "code": "y = 1", "test_setup_code": "", "test_list": ["assert y == 1"]} for number in (10, 511))]
 
 
 def test_humaneval(tmp_path, monkeypatch):
@@ -237,7 +237,7 @@ def test_mbpp(tmp_path, monkeypatch):
     assert scores["raw_scored_generations"] == {"11": [True, False]}
     assert official(tmp_path, monkeypatch, "mbpp", "gold", MBPP)["pass_at_1"] == 100.0
     assert [row["id"] for row in benchmarks.read_rows(benchmarks.MBPP(), tmp_path / "data.jsonl")] == ["11"]  # the test split: 11 to 510
-    assert len(benchmarks.read_rows(benchmarks.MBPP(), tmp_path / "data.jsonl", whole=True)) == 2
+    assert len(benchmarks.read_rows(benchmarks.MBPP(), tmp_path / "data.jsonl", whole=True)) == 3
 
 
 def test_answers_of_a_chat_model():
@@ -387,15 +387,15 @@ def replay(monkeypatch, folder, texts: dict[str, str]):
 
 
 def test_steps_of_another_input_are_held_against_that_inputs_trace(folder, tmp_path, monkeypatch):
-    # f(x) = x % 3 gives 2 for 5 as for 2: the states are those of the committed 5
-    code = "def f(x):\n    y = x % 3\n    return y"
-    (tmp_path / "one.jsonl").write_text(json.dumps({"id": "one", "code": code, "input": "2", "output": "2"}) + "\n")
+    # (x + 1) % 3 is 0 for 5 as for 2, but by way of 6 and not of 3: the states are those of the committed 5
+    code = "def f(x):\n    y = x + 1\n    return y % 3"
+    (tmp_path / "one.jsonl").write_text(json.dumps({"id": "one", "code": code, "input": "2", "output": "0"}) + "\n")
     example, = augment.build([{"id": "one", "code": code, "input": "2"}], task="input", prompt="bare")
-    replay(monkeypatch, folder, {example["prompt"]: example["response"].replace(">2</input>", ">5</input>").replace(">2</answer>", ">5</answer>")})
+    replay(monkeypatch, folder, {example["prompt"]: example["response"].replace(">2</input>", ">5</input>").replace(">2</answer>", ">5</answer>").replace(">y: 3<", ">y: 6<")})
     run(monkeypatch, "--model", folder / "model", "--benchmark", "cruxeval-input", "--data", tmp_path / "one.jsonl", "--prompt", "bare",
         "--max-tokens", 200, "--out", tmp_path)
     one, = json.loads((tmp_path / "cruxeval-input.json").read_text())["items"]
-    assert one["final"] == 1.0 and one["answer"] == "f(5)" and one["anchors"] == [["y", "2"], ["return_val", "2"]] and one["steps"] == [1.0, 1.0]
+    assert one["final"] == 1.0 and one["answer"] == "f(5)" and one["anchors"] == [["y", "6"], ["return_val", "0"]] and one["steps"] == [1.0, 1.0]
 
 
 def test_failures_by_kind():
