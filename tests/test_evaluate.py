@@ -173,8 +173,7 @@ LCB = [{"id": "sample_7", "function_name": "g", "output": "[1, 2]", "input": "g(
 
 
 def test_livecodebench_output(tmp_path, monkeypatch):
-    # List, floor, np and the module bisect come from the imports that the benchmark puts before the code; without them all are wrong.
-    # The generation with the call in it is skipped and leaves n; under CRUXEval's rule it would stay, as False.
+    # List comes from the imports that the benchmark puts before the code; without them all are wrong. The generation with the call in it is skipped and leaves n; under CRUXEval's rule it would stay, as False.
     scores = official(tmp_path, monkeypatch, "lcb-output", {"sample_7": ["[1, 2]", "g(nums = [2, 1])", "[2, 1]"]}, LCB)
     assert scores["raw_scored_generations"] == {"sample_7": [True, False]} and scores["pass_at_1"] == 50.0
     scores = official(tmp_path, monkeypatch, "lcb-output", {"sample_7": ["g(nums = [2, 1])", "sorted(g(nums = [2, 1]))"]}, LCB)
@@ -182,6 +181,7 @@ def test_livecodebench_output(tmp_path, monkeypatch):
 
 
 def test_livecodebench_input(tmp_path, monkeypatch):
+    # here g runs, so floor, np and the module bisect (not the function of that name) are needed too
     scores = official(tmp_path, monkeypatch, "lcb-input", {"sample_7": ["g([1, 2])", "g(nums=[2, 1])", "[1, 2]", "f([1, 2])"]}, LCB)
     assert scores["raw_scored_generations"] == {"sample_7": [True, True, False, False]}
 
