@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import policy
+import rewards
 import toy
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -33,7 +34,13 @@ def tiny(path: Path) -> Path:
     return path
 
 
-def _run(script: str, words: list[str], log: Path, prepare, *arguments) -> None:
+def digits_are_right(responses: list[str], examples: list[dict]) -> tuple[list, list, list]:
+    """Stands in for rewards.score_many: a random model gets nothing right, and without any reward the weights would never move."""
+    finals = [float(any(letter.isdigit() for letter in response)) for response in responses]
+    return [[final, 0.0] for final in finals], [[True, True]] * len(finals), finals
+
+
+def _run(script: str, words: list[str], log: Path, rewarded: bool, prepare, *arguments) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -41,6 +48,8 @@ def _run(script: str, words: list[str], log: Path, prepare, *arguments) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     try:
+        if rewarded:
+            rewards.score_many = digits_are_right
         if prepare:
             prepare(*arguments)
         __import__(script).main()
@@ -51,15 +60,15 @@ def _run(script: str, words: list[str], log: Path, prepare, *arguments) -> None:
         sys.exit(1)
 
 
-def start(folder: Path, script: str, out: Path, *words, prepare=None, arguments=()):
+def start(folder: Path, script: str, out: Path, *words, rewarded: bool = True, prepare=None, arguments=()):
     """A running sft.py or bigrpo.py on the tiny model, its output appended to OUT.log; `prepare(*arguments)` runs in it first."""
     words = ["--model", folder / "model", "--data", folder / "examples.jsonl", "--out", out, "--save-every", 2, *WORDS[script], *words]
-    return launch(script, out.with_suffix(".log"), *words, prepare=prepare, arguments=arguments)
+    return launch(script, out.with_suffix(".log"), *words, rewarded=rewarded, prepare=prepare, arguments=arguments)
 
 
-def launch(script: str, log: Path, *words, prepare=None, arguments=()):
+def launch(script: str, log: Path, *words, rewarded: bool = False, prepare=None, arguments=()):
     """Any script of the project as a process, its output appended to a log."""
-    process = FORKS.Process(target=_run, args=(script, [*map(str, words)], log, prepare, *arguments))
+    process = FORKS.Process(target=_run, args=(script, [*map(str, words)], log, rewarded, prepare, *arguments))
     process.start()
     return process
 

@@ -21,6 +21,7 @@ def folder(tmp_path_factory):
     path = tiny(tmp_path_factory.mktemp("resume"))
     for script in SCRIPTS:
         assert run(path, script, path / script) == 0, (path / f"{script}.log").read_text()
+        assert weights(path / script) != weights(path)  # it learns something
     return path
 
 
