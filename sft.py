@@ -5,6 +5,7 @@ normaliser a step, the number of response tokens of the whole batch, so that the
 batch is cut into micro-batches.
 
     python sft.py                                              # the toy: runs/toy/model -> runs/sft/model
+    torchrun --nproc_per_node 8 sft.py --model ...             # the same batch, split over 8 processes (FSDP2)
     python sft.py --model Qwen/Qwen2.5-Coder-0.5B-Instruct --data data.jsonl --out runs/qwen-sft --optimizer adamw --lr 1e-5
 
 The paper states no hyperparameter of this stage; the defaults are the toy's.
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--lr", type=policy.positive(float), default=6e-3, help="peak learning rate: short warm-up, then linear to zero")
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon", help="muon for the toy, adamw to fine-tune a real model")
     parser.add_argument("--token-budget", type=policy.positive(int), default=2048, help="tokens per micro-batch, padding counted")
+    parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing: a third more work, far less memory")
     parser.add_argument("--max-length", type=policy.positive(int), default=4096, help="longer examples are dropped and counted")
     parser.add_argument("--seed", type=policy.positive(int, or_zero=True), default=0)
     parser.add_argument("--save-every", type=policy.positive(int), default=100, help="steps between checkpoints")
@@ -52,34 +54,40 @@ def encode_examples(path: Path, rows: list[dict], tokenizer, max_length: int) ->
 def train_step(model, optimizers, prompts, responses, token_budget: int, lr: float) -> dict[str, float]:
     """One step on a batch of token ids: mean loss per response token, and gradient norm."""
     model.train()
-    total = sum(map(len, responses))  # the one normaliser of the whole batch
+    total = policy.all_sum(torch.tensor(float(sum(map(len, responses))), device=model.device))  # the one normaliser of the whole batch, over all ranks
 
     def gradient(parts: int) -> torch.Tensor:
         loss = torch.zeros((), device=model.device)
-        for rows in policy.micro_batches([len(p) + len(r) for p, r in zip(prompts, responses)], token_budget // parts):
+        batches = policy.micro_batches([len(p) + len(r) for p, r in zip(prompts, responses)], token_budget // parts)
+        spare = policy.missing(batches)  # of weight 0, so that every rank makes equally many
+        for k, rows in enumerate(batches + batches[:1] * spare):
             logprobs, _ = policy.token_logprobs(model, [prompts[i] for i in rows], [responses[i] for i in rows])
-            part = -logprobs.sum() / total
+            part = -logprobs.sum() / total * (k < len(batches))
             part.backward()
             loss += part.detach()
         return loss
 
     loss, retries = policy.accumulate(gradient, model)
-    return {"loss": loss.item(), "grad_norm": policy.optimizer_step(model, optimizers, lr, max_grad_norm=1.0), "retries": retries}
+    return {"loss": policy.all_sum(loss).item(), "grad_norm": policy.optimizer_step(model, optimizers, lr, max_grad_norm=1.0), "retries": retries}
 
 
 def main() -> None:
     args = build_parser().parse_args()
+    rank, world = policy.start_ranks()
+    if args.batch < world:
+        policy.fail(f"--batch must be at least the number of ranks ({world})")
     rows = policy.read_jsonl(args.data, ("prompt", "response"))
     run = policy.Run(args)
     model, tokenizer = policy.load(run.weights)
     prompts, responses = encode_examples(args.data, rows, tokenizer, min(args.max_length, model.config.max_position_embeddings))
+    model = policy.shard(model, args.checkpointing)
     steps = max(1, round(args.epochs * len(prompts) / args.batch))
     optimizers = policy.make_optimizers(model, args.optimizer, args.lr, weight_decay=0.01)
     run.restore(model, optimizers)
     bar = run.steps(steps, "sft")
     for step in bar:
         start = time.time()
-        rows = policy.batch_indices(step, args.batch, len(prompts), args.seed)
+        rows = policy.batch_indices(step, args.batch, len(prompts), args.seed)[rank::world]  # this rank's share
         record = {"step": step, "lr": policy.learning_rate(step, steps, args.lr, warmup=50)}
         record |= train_step(model, optimizers, [prompts[i] for i in rows], [responses[i] for i in rows], args.token_budget, record["lr"])
         run.log(record | {"timing": {"step_s": time.time() - start}})

@@ -99,7 +99,7 @@ BIGRPO = [  # (what is broken, pattern, replacement)
     ("update: denominator per rollout", "float(sum(len(rollout.sample.ids) for rollout in batch))", "float(len(batch))"),
     ("update: prompts in the denominator", "float(sum(len(rollout.sample.ids) for", "float(sum(len(rollout.prompt + rollout.sample.ids) for"),
     ("update: denominator per rank (2 ranks)", "total = policy.all_sum(torch.tensor(float(", "total = (torch.tensor(float("),
-    ("update: gradients not summed (2 ranks)", "policy.all_sum(parameter.grad)", "parameter.grad"),
+    ("update: padding micro-batches counted (2 ranks)", 'piece["weight"] = 0.0', 'piece["weight"] = 1.0'),
     ("update: metrics not summed (2 ranks)", "policy.all_sum(torch.stack([*sums.values()]))", "torch.stack([*sums.values()])"),
     ("update: gradient limit ignored", "optimizer_step(model, optimizers, lr, args.max_grad_norm)", "optimizer_step(model, optimizers, lr, 1e9)"),
     ("update: gradient limited per micro-batch", "(loss.sum() / total).backward()",

@@ -292,8 +292,8 @@ def rollout(text, step_rewards, final, prompt="assert f(1) == ??", mask=None, en
 
 
 def settings(**changes):
-    """The script's own defaults, except that there is no KL and nothing limits the gradient."""
-    return Namespace(**vars(bigrpo.build_parser().parse_args([])) | {"beta": 0.0, "max_grad_norm": 1e9} | changes)
+    """The script's own defaults, except that there is no KL, nothing limits the gradient and the samples' log-probabilities may be anything."""
+    return Namespace(**vars(bigrpo.build_parser().parse_args([])) | {"beta": 0.0, "max_grad_norm": 1e9, "max_gap": 1e9} | changes)
 
 
 def credits(group, **changes):
@@ -469,6 +469,16 @@ def test_the_only_normaliser_is_the_batch_s_number_of_response_tokens():
     same(plain * tokens(batch), with_idle * tokens(batch + [idle]), atol=1e-3)  # some 500 tokens times 2e-6
 
 
+def test_a_stale_sampler_stops_the_run_before_the_weights_move(capsys):
+    network, batch = tiny_model(), worked_batch()
+    for one in batch:
+        one.sample.logprobs = [-0.1] * len(one.sample.ids)
+    with pytest.raises(SystemExit) as stopped:
+        bigrpo.update(network, [torch.optim.SGD(network.parameters(), 1.0)], None, batch, 1.0, settings(max_gap=0.1))
+    assert stopped.value.code == 2 and "--max-gap 0.1" in capsys.readouterr().err
+    assert torch.equal(weights(network), weights(tiny_model()))
+
+
 def test_a_constant_added_to_every_reward_does_not_matter_without_intra_advantage():
     same(move(worked_batch(lam=0.0))[0], move(worked_batch(lam=0.0, shift=0.25))[0], atol=5e-6)
     same(move(worked_batch(advantage="terminal"))[0], move(worked_batch(advantage="terminal", shift=-3.0))[0], atol=5e-6)
@@ -478,16 +488,18 @@ def test_a_constant_added_to_every_reward_does_not_matter_without_intra_advantag
 RANK = """
 import sys, torch, bigrpo, policy, test_bigrpo as t
 rank, world = policy.start_ranks()
-batch, network = t.worked_batch(), t.tiny_model()
-share = batch[:3] if rank == 0 else batch[3:]
-metrics = bigrpo.update(network, [torch.optim.SGD(network.parameters(), 1.0)], t.tiny_model(1.9), share, 1.0, t.settings(**t.TWO_RANKS))
-torch.save((world, t.weights(network), metrics), f"{sys.argv[1]}/{rank}")
+batch, network = t.worked_batch(), policy.shard(t.tiny_model(), checkpointing=True)
+share = batch[:1] if rank == 0 else batch[1:]
+reference = policy.shard(t.tiny_model(1.9))
+metrics = bigrpo.update(network, [torch.optim.SGD(network.parameters(), 1.0)], reference, share, 1.0, t.settings(**t.TWO_RANKS))
+assert all(weight.to_local().numel() < weight.numel() for weight in network.parameters())  # each rank holds a piece of every weight
+torch.save((world, torch.cat([weight.flatten() for _, weight in policy.whole_weights(network)]), metrics), f"{sys.argv[1]}/{rank}")
 """
 TWO_RANKS = {"updates": 2, "beta": 0.1, "max_grad_norm": 0.5, "token_budget": 400}
 
 
 def test_one_rank_and_two_ranks_learn_the_same(tmp_path):
-    # Rank 0 holds three of the eight rollouts, rank 1 five, so that a mean per rank would show.
+    # Rank 0 holds one of the eight rollouts, rank 1 seven, so that a mean per rank would show, and so would a rank with fewer micro-batches.
     (tmp_path / "rank.py").write_text(RANK)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "rank.py", tmp_path],
@@ -643,7 +655,7 @@ def test_the_end_token_is_trained_even_where_it_is_the_padding_too():
 def test_sampler_and_trainer_agree_from_prompt_to_gradient(temperature):
     network, args = tiny_model(), settings(group=3, max_tokens=12, temperature=temperature)
     examples = [{"prompt": "assert f(1) == ??"}, {"prompt": "def f(a):"}]
-    groups = bigrpo.roll_out(network, tokenizer(), examples, [(0, 0, 0), (0, 0, 1)], args)
+    groups = bigrpo.roll_out(policy.TransformersSampler(network, tokenizer()), tokenizer(), examples, [(0, 0, 0), (0, 0, 1)], args)
     assert [len(group) for group in groups] == [3, 3] and groups[1][0].example is examples[1]
     batch = [one for group in groups for one in group]
     for g, one in enumerate(batch):
