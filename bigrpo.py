@@ -196,8 +196,7 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
     The model must come without gradients, and is left without."""
     model.train()
     total = policy.all_sum(torch.tensor(float(sum(len(rollout.sample.ids) for rollout in batch)), device=model.device))
-    ranks = torch.distributed.is_initialized()
-    silent = [not (args.beta or ranks or r.advantage.any()) for r in batch]  # no gradient: read for the health line only
+    silent = [not (args.beta or policy.ranks() > 1 or r.advantage.any()) for r in batch]  # no gradient: read for the health line only
     batches = [[part[i] for i in rows] for part in ([r for r, no in zip(batch, silent) if no == want] for want in (False, True))
                for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in part], args.token_budget, [r.prompt for r in part])]
     spare = policy.missing(batches)
@@ -233,7 +232,7 @@ def prepare(model, reference, rollouts: list[Rollout], args) -> dict:
     with torch.no_grad():
         old = policy.token_logprobs(model, **inputs)[0] if args.updates > 1 else None
         ref = policy.token_logprobs(reference, **inputs)[0] if args.beta else None
-    learns = bool(args.beta or torch.distributed.is_initialized() or any(r.advantage.any() for r in rollouts))
+    learns = bool(args.beta or policy.ranks() > 1 or any(r.advantage.any() for r in rollouts))
     return {"inputs": inputs, "old": old, "ref": ref, "learns": learns, "weight": 1.0,
             "advantage": torch.cat([r.advantage for r in rollouts]).to(model.device),
             "sampled": torch.tensor([x for r in rollouts for x in r.sample.logprobs], device=model.device)}

@@ -85,7 +85,7 @@ def load(path: str, device: torch.device | None = None):
         reason = str(error).strip().partition("\n")[0]
         fail(f"{path}: no checkpoint folder and no Hugging Face model that can be loaded ({reason}). The toy's are made by "
              "`python toy.py` (runs/toy/model), `python sft.py` (runs/sft/model) and `python bigrpo.py` (runs/rl/model).")
-    return model.to(device or (torch.device("cpu") if torch.distributed.is_initialized() else default_device())), tokenizer
+    return model.to(device or (torch.device("cpu") if ranks() > 1 else default_device())), tokenizer
 
 
 def shard(model, checkpointing: bool = False):
@@ -98,7 +98,7 @@ def shard(model, checkpointing: bool = False):
 
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if torch.distributed.is_initialized():
+    if ranks() > 1:
         device = default_device()
         mesh = torch.distributed.init_device_mesh(device.type, (torch.distributed.get_world_size(),))
         precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if device.type == "cuda" else None, reduce_dtype=torch.float32)
@@ -238,7 +238,7 @@ class Run:
                 print(f"{args.out}: going on after step {found[1]['step']}", file=sys.stderr)
             for name, value in self.settings["settings"].items():
                 print(f"  {name:<16}{value}", file=sys.stderr)
-        if torch.distributed.is_initialized():
+        if ranks() > 1:
             torch.distributed.broadcast_object_list(found)
         self.newest, self.saved = found
         self.weights = str(self.newest / "model") if self.newest else args.model  # what to load
@@ -288,7 +288,7 @@ class Run:
     def save(self, done: int, model, tokenizer, optimizers: list) -> None:
         """Write a checkpoint where one is due after `done` steps; where a signal came, write one and leave."""
         stop = torch.tensor(self.signal)
-        if torch.distributed.is_initialized():
+        if ranks() > 1:
             torch.distributed.all_reduce(stop, torch.distributed.ReduceOp.MAX)  # all ranks leave after the same step
         if stop or done == self.total or done % self.args.save_every == 0:
             folder = self.folder / f"step-{done:06d}"
@@ -449,9 +449,14 @@ def start_ranks() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), world
 
 
+def ranks() -> int:
+    """How many processes torchrun started (vLLM starts a process group of its own in a single one, so that is no sign)."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def all_sum(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, summed in place over all ranks."""
-    if torch.distributed.is_initialized():
+    if ranks() > 1:
         torch.distributed.all_reduce(tensor)
     return tensor
 
@@ -459,7 +464,7 @@ def all_sum(tensor: torch.Tensor) -> torch.Tensor:
 def missing(batches: list) -> int:
     """How many micro-batches this rank must add to make as many as the rank with most: FSDP's gathers wait for all ranks."""
     most = torch.tensor(len(batches), device=default_device())
-    if torch.distributed.is_initialized():
+    if ranks() > 1:
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
     return int(most) - len(batches)
 
@@ -577,7 +582,7 @@ def accumulate(gradient, model):
         try:
             return gradient(parts), parts - 1
         except torch.OutOfMemoryError:
-            if torch.distributed.is_initialized():
+            if ranks() > 1:
                 fail("a micro-batch does not fit into memory; lower --token-budget and give the command again")
         model.zero_grad()
         torch.cuda.empty_cache()
@@ -756,7 +761,7 @@ class TransformersSampler:
 
     def __init__(self, model, tokenizer, max_rows: int = 256):
         self.model, self.tokenizer, self.max_rows = model, tokenizer, max_rows
-        if torch.distributed.is_initialized():  # made before `shard`; ranks do not sample in step, so they cannot share gathers
+        if ranks() > 1:  # made before `shard`; ranks do not sample in step, so they cannot share gathers
             device = default_device()
             self.model = copy.deepcopy(model).to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
@@ -787,7 +792,7 @@ class VllmSampler:
         self.engine = LLM(path, dtype="bfloat16" if self.gpu else "float32", max_model_len=max_length, enforce_eager=not self.gpu,
                           gpu_memory_utilization=memory, enable_sleep_mode=self.gpu, enable_prefix_caching=True, generation_config="vllm",
                           logprobs_mode="processed_logprobs",  # after division by the temperature
-                          distributed_executor_backend="external_launcher" if torch.distributed.is_initialized() else "uni")
+                          distributed_executor_backend="external_launcher" if ranks() > 1 else "uni")
         self._sleep()
 
     def _sleep(self) -> None:

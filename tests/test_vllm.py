@@ -21,7 +21,7 @@ def parts(tmp_path_factory):
     folder = runs.tiny(tmp_path_factory.mktemp("vllm"))
     model, tokenizer = policy.load(str(folder / "model"))
     tokenizer.pad_token = tokenizer.eos_token
-    model = toy.make_model(tokenizer, width=32, layers=2, seed=1)
+    model = toy.make_model(tokenizer, width=128, layers=2, seed=1)  # 32 is the least width of a head that vLLM has on a CPU
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2)  # uneven distributions, so that texts differ
@@ -94,8 +94,7 @@ def test_after_a_training_step_it_samples_with_the_new_weights(parts):
 def test_a_run_of_bigrpo_with_it_keeps_the_gap_at_rounding(parts, tmp_path, monkeypatch):
     import bigrpo
 
-    folder = runs.tiny(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bigrpo.py", "--sampler", "vllm", "--model", str(folder / "model"), "--data", str(folder / "examples.jsonl"),
+    monkeypatch.setattr(sys, "argv", ["bigrpo.py", "--sampler", "vllm", "--model", str(parts[3] / "model"), "--data", str(parts[3] / "examples.jsonl"),
                                       "--out", str(tmp_path / "out"), *map(str, runs.WORDS["bigrpo"]), "--steps", "3"])
     bigrpo.main()
     assert [record["sampler_gap"] < 1e-4 for record in runs.metrics(tmp_path / "out")] == [True] * 3
