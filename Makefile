@@ -47,7 +47,7 @@ test: .venv/installed
 	touch $@
 
 test-vllm: .venv-vllm/installed
-	.venv-vllm/bin/python -m pytest -q -rs tests/test_vllm.py
+	.venv-vllm/bin/python -m pytest -q -rs tests/test_vllm.py tests/test_vllm_serve.py
 
 test-slow: .venv/installed
 	$(RUN) -m pytest -q -m slow tests

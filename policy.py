@@ -121,7 +121,11 @@ def whole_weights(model):
 
 def save(model, tokenizer, path: Path) -> None:
     """Write an ordinary checkpoint folder, on rank 0, gathered from all; a half-written one never stands under the final name."""
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    weights = None
+    if ranks() > 1:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if int(os.environ.get("RANK", 0)):
         return
     temporary = path.with_name(path.name + ".tmp")
