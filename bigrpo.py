@@ -6,7 +6,7 @@ compared with the other rollouts' attempt at the same anchor (Eq. 10) and with w
 step it belongs to.
 
     python bigrpo.py                                         # the toy: runs/sft/model -> runs/rl/model
-    torchrun bigrpo.py                                       # the same
+    torchrun bigrpo.py                                       # the same; --nproc_per_node 8: the prompts split over 8 GPUs (FSDP2)
     python bigrpo.py --explain                               # a worked group, without a model
     python bigrpo.py --model runs/qwen-sft/model --data rl.jsonl --out runs/qwen-rl --group 5 --optimizer adamw --lr 1e-6 --max-tokens 2048
 

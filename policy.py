@@ -595,13 +595,15 @@ def accumulate(gradient, model):
 
 
 def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], temperature: float = 1.0,
-                   chunk: int = 1024) -> tuple[torch.Tensor, torch.Tensor]:
+                   chunk: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of every response token, and the entropy of the distribution it was drawn from: [N] and [N].
 
     Sequences are padded on the right; under causal attention no real token sees the padding, so no mask is needed.
-    Logits are made for the positions that predict a response token only. Where there are more than `chunk` of them, they
-    are made a chunk at a time, and again in the backward pass instead of being kept: [N, V] then never exists whole.
+    Logits are made for the positions that predict a response token only. Where there are more than `chunk` of them
+    (the default: 2**25 logits, 134 MB in fp32) they are made a chunk at a time, and again in the backward pass instead of being kept:
+    [N, V] then never exists whole.
     """
+    chunk = chunk or max(1, 2**25 // model.config.vocab_size)
     if not all(prompts):
         raise ValueError("a prompt has no tokens: nothing would predict its response's first one")
     targets = torch.tensor([token for response in responses for token in response], device=model.device)  # [N]

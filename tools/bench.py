@@ -154,7 +154,135 @@ def bench_sandbox(args):
     scaling(jobs)
 
 
-SECTIONS = {"sandbox": bench_sandbox}
+# ---------------------------------------------------------------------------------------------------------------------
+# Training: one step of Bi-Level GRPO on the toy, beside TRL's GRPOTrainer where trl is installed; the memory of log-probabilities
+
+PROMPTS, GROUP, LENGTH = 24, 8, 64
+
+
+def toy_checkpoint(folder):
+    """A random toy model and examples of output prediction: (model, tokenizer, rows)."""
+    import policy
+    import toy
+    rows = list(toy.programs(400, False, 2, 0))
+    tokenizer = toy.make_tokenizer(list(toy.tokenizer_texts(rows)))
+    policy.save(toy.make_model(tokenizer), tokenizer, pathlib.Path(folder, "model"))
+    for row in rows:
+        row |= {"prompt": f"{row['code']}\nassert {row['call']} == ??", "anchors": [["a", "1"], ["return_val", "1"]], "output": "1", "task": "output",
+                "instrumented": row["code"]}
+    return *policy.load(str(pathlib.Path(folder, "model"))), rows
+
+
+def our_steps(model, tokenizer, rows):
+    """Yields (seconds of sampling, of scoring, of training, response tokens, all tokens trained on), a step each."""
+    import bigrpo
+    import policy
+    args = bigrpo.build_parser().parse_args(["--beta", "0", "--optimizer", "adamw", "--max-tokens", str(LENGTH), "--group", str(GROUP)])
+    sampler, optimizers = policy.TransformersSampler(model, tokenizer), policy.make_optimizers(model, "adamw", 1e-5)
+    for step in itertools.count():
+        times = [time.perf_counter()]
+        chosen = [rows[i] for i in policy.batch_indices(step, PROMPTS, len(rows), 0)]
+        groups = bigrpo.roll_out(sampler, tokenizer, chosen, [(0, step, p) for p in range(PROMPTS)], args)
+        times.append(time.perf_counter())
+        bigrpo.score(groups)
+        batch = [rollout for group in groups for rollout in group]
+        for g, rollout in enumerate(batch):     # a random model earns nothing: give every rollout an advantage, as a peer's reward below does
+            rollout.advantage = bigrpo.torch.full((len(rollout.sample.ids),), (-1.0) ** g)
+        times.append(time.perf_counter())
+        bigrpo.update(model, optimizers, None, batch, 1e-5, args)
+        times.append(time.perf_counter())
+        yield *(b - a for a, b in zip(times, times[1:])), sum(len(r.sample.ids) for r in batch), sum(len(r.prompt + r.sample.ids) for r in batch)
+
+
+def trl_steps(model, tokenizer, rows, steps, folder):
+    """Seconds of each of `steps` steps of TRL's GRPOTrainer: same checkpoint, prompts a step, group, length; two micro-batches, one update."""
+    import datasets
+    import transformers
+    import trl
+
+    class Clock(transformers.TrainerCallback):
+        times, start = [], 0.0
+
+        def on_step_begin(self, *_, **__):
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_, **__):
+            self.times.append(time.perf_counter() - self.start)
+
+    clock = Clock()
+    args = trl.GRPOConfig(output_dir=folder, per_device_train_batch_size=PROMPTS * GROUP // 2, gradient_accumulation_steps=2, num_generations=GROUP,
+                          max_completion_length=LENGTH, beta=0.0, max_steps=steps, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[],
+                          save_strategy="no", disable_tqdm=True, learning_rate=1e-5, temperature=1.0)
+    trainer = trl.GRPOTrainer(model=model, reward_funcs=lambda completions, **_: [float(len(text) % 2) for text in completions], args=args,
+                              train_dataset=datasets.Dataset.from_list([{"prompt": row["prompt"]} for row in rows]), processing_class=tokenizer,
+                              callbacks=[clock])
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer.train()
+    return clock.times
+
+
+def bench_step(args):
+    """A step by phase; with trl installed (in an environment of its own: pip install -r requirements.txt trl==1.16.*) the ratio to its step."""
+    import importlib.util
+    import tempfile
+
+    import torch
+    with tempfile.TemporaryDirectory() as folder:
+        model, tokenizer, rows = toy_checkpoint(folder)
+        size = sum(weight.numel() for weight in model.parameters())
+        print(f"\nstep: {size / 1e6:.2f}M parameters, {PROMPTS} x {GROUP} rollouts of at most {LENGTH} tokens, {torch.get_num_threads()} threads. The floor: 2 FLOPs a "
+              "parameter and sampled token, 6 a trained one, beside attention")
+        ours, theirs, generator = [], [], our_steps(model, tokenizer, rows)
+        next(generator)     # the first step of either is not counted
+        for _ in range(args.rounds):
+            ours += [next(generator), next(generator)]
+            if importlib.util.find_spec("trl"):
+                import policy
+                theirs += trl_steps(*policy.load(str(pathlib.Path(folder, "model"))), rows, 3, folder)[1:]
+        sample, score, train = (statistics.median(column) for column in list(zip(*ours))[:3])
+        total, sampled, trained = sample + score + train, ours[-1][3], ours[-1][4]
+        for name, seconds in (("sampling", sample), ("scoring", score), ("training", train)):
+            print(f"{name:10} {seconds:6.2f} s  {seconds / total:4.0%}")
+        print(f"sampling {sampled / sample:.0f} tokens/s, {2 * size * sampled / sample / 1e9:.1f} GFLOP/s; "
+              f"training {trained / train:.0f} tokens/s, {6 * size * trained / train / 1e9:.1f} GFLOP/s (a prompt counted once for each of its rollouts)")
+        if theirs:
+            print(f"TRL's step {statistics.median(theirs):.2f} s; ours {total:.2f} s, {total / statistics.median(theirs):.2f} of it")
+        else:
+            print("TRL: skipped, trl is not installed")
+
+
+MEMORY = """
+import resource, sys, torch, policy, toy
+class Words:
+    eos_token_id = pad_token_id = 0
+    def __len__(self): return 151_936
+model = toy.make_model(Words(), width=64, layers=1)
+prompts, responses = [[p + 1] * 256 for p in range(6)], [[7] * 256] * 6
+def naive():
+    ids = torch.tensor([a + b for a, b in zip(prompts, responses)])
+    return model(input_ids=ids).logits.float().log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])[:, 255:].sum()
+def ours():
+    return policy.token_logprobs(model, prompts, responses)[0].sum()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for weight in model.parameters(): weight.grad = torch.zeros_like(weight)
+before = peak()
+{"naive": naive, "ours": ours}[sys.argv[1]]().backward()
+print(peak() - before)
+"""
+
+
+def bench_memory(args):
+    """Peak memory of log-probabilities and their gradient at Qwen's vocabulary: chunks against logits of every position."""
+    found = {}
+    for name in ("naive", "ours"):
+        done = subprocess.run([sys.executable, "-c", MEMORY, name], capture_output=True, text=True, check=True,
+                              env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).resolve().parent.parent)})
+        found[name] = int(done.stdout) / 1e6    # ru_maxrss counts KiB on Linux
+    print(f"\nlog-probabilities, vocabulary 151,936, 6 x (256 + 256) tokens, forward and backward: naive {found['naive']:.2f} GB, "
+          f"ours {found['ours']:.2f} GB, {found['ours'] / found['naive']:.3f} of it")
+
+
+SECTIONS = {"sandbox": bench_sandbox, "step": bench_step, "memory": bench_memory}
 
 
 def main():
