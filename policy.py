@@ -800,6 +800,7 @@ class VllmSampler:
         self.gpu, self.end = torch.cuda.is_available(), tokenizer.eos_token_id
         self.engine = LLM(path, dtype="bfloat16" if self.gpu else "float32", max_model_len=max_length, enforce_eager=not self.gpu,
                           gpu_memory_utilization=memory, enable_sleep_mode=self.gpu, enable_prefix_caching=True, generation_config="vllm",
+                          max_num_batched_tokens=None if self.gpu else 256 * max_length,  # on a CPU a seeded prompt must not be cut in two
                           logprobs_mode="processed_logprobs",  # after division by the temperature
                           distributed_executor_backend="external_launcher" if ranks() > 1 else "uni")
         self._sleep()

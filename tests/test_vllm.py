@@ -67,10 +67,10 @@ def test_its_log_probabilities_are_the_trainer_s_at_every_temperature(parts, tem
 def test_samples_stop_at_the_end_token_or_the_limit_and_follow_their_seeds(parts):
     model, tokenizer, sampler, _ = parts
     some = prompts(tokenizer)
-    first, again, other = (sampler(some, 128, 16, 1.0, [(seed, p) for p in range(len(some))]) for seed in (0, 0, 1))
+    first, again, other = (sampler(some, 64, 16, 1.0, [(seed, p) for p in range(len(some))]) for seed in (0, 0, 1))
     flat = [one for group in first for one in group]
     assert [one.ids for one in flat] == [one.ids for group in again for one in group] != [one.ids for group in other for one in group]
-    assert len({tuple(one.ids) for one in first[0]}) > 64  # a stream for each rollout
+    assert len({tuple(one.ids) for one in first[0]}) > 32  # a stream for each rollout
     for one in flat:
         assert len(one.ids) == len(one.logprobs) <= 16 and tokenizer.eos_token_id not in one.ids[:-1]
         assert one.ended == (one.ids[-1] == tokenizer.eos_token_id) and (one.ended or len(one.ids) == 16)
