@@ -114,12 +114,9 @@ def shard(model, checkpointing: bool = False):
 
 
 def whole_weights(model):
-    """(name, a copy) of every weight, gathered from all ranks one at a time, so that a full copy never stands beside the shards.
-
-    A copy, because vLLM may keep the tensor that it is given, and would then change with the trainer's.
-    """
-    for name, weight in model.named_parameters():
-        yield name, weight.detach().full_tensor() if hasattr(weight, "full_tensor") else weight.detach().clone()
+    """(name, tensor) of every weight, gathered from all ranks one at a time, so that a full copy never stands beside the shards."""
+    for name, weight in model.state_dict().items():  # a head tied to the embedding under both names
+        yield name, weight.full_tensor() if hasattr(weight, "full_tensor") else weight
 
 
 def save(model, tokenizer, path: Path) -> None:
@@ -777,9 +774,9 @@ class TransformersSampler:
     def load(self, model) -> None:
         """Take over the trainer's weights."""
         if model is not self.model:
-            own = dict(self.model.named_parameters())
+            own = self.model.state_dict()
             for name, weight in whole_weights(model):
-                own[name].data.copy_(weight)
+                own[name].copy_(weight)
 
     def __call__(self, prompts, n: int, max_tokens: int, temperature: float, seeds: list[tuple]) -> list[list[Sample]]:
         return sample(self.model, self.tokenizer, prompts, n, max_tokens, temperature, seeds, self.max_rows)

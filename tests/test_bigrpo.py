@@ -493,7 +493,8 @@ share = batch[:1] if rank == 0 else batch[1:]
 reference = policy.shard(t.tiny_model(1.9))
 metrics = bigrpo.update(network, [torch.optim.SGD(network.parameters(), 1.0)], reference, share, 1.0, t.settings(**t.TWO_RANKS))
 assert all(weight.to_local().numel() < weight.numel() for weight in network.parameters())  # each rank holds a piece of every weight
-torch.save((world, torch.cat([weight.flatten() for _, weight in policy.whole_weights(network)]), metrics), f"{sys.argv[1]}/{rank}")
+moved = [weight.flatten() for name, weight in policy.whole_weights(network) if name != "lm_head.weight"]  # which is the embedding
+torch.save((world, torch.cat(moved), metrics), f"{sys.argv[1]}/{rank}")
 """
 TWO_RANKS = {"updates": 2, "beta": 0.1, "max_grad_norm": 0.5, "token_budget": 400}
 

@@ -41,7 +41,7 @@ def test_two_ranks_end_where_one_process_does(folder, tmp_path, script, words):
         assert b == pytest.approx(a, rel=1e-4, abs=1e-5)
     weights = [policy.load(str(tmp_path / count / "model"))[0].state_dict() for count in "12"]
     for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=5e-4)  # Muon computes in bf16; four steps move a weight by some 4e-2
 
 
 FAILS = """
