@@ -44,6 +44,7 @@ import dataclasses
 import fcntl
 import functools
 import gzip
+import hashlib
 import importlib.metadata
 import io
 import itertools
@@ -750,12 +751,13 @@ def find_calls(row: dict, tree: ast.Module) -> list[str] | str:
         return tested_calls(row["tests"], only, entry) or "no call with literal arguments in the tests"
     call = row["call"].strip() if "call" in row else f"{entry}({row['input'].strip()})"
     try:
-        function = ast.parse(call, mode="eval").body.func if call.endswith(")") else None
+        node = ast.parse(call, mode="eval").body
+        function = node.func if node.end_col_offset == len(call.splitlines()[-1].encode()) else None  # else a comment follows it
     except (*rewards.PARSER_ERRORS, AttributeError):  # not an expression, or not a call
         function = None
     if isinstance(function, ast.Attribute):
         return "the call is of a method"
-    if not isinstance(function, ast.Name) or function.id not in names:
+    if not isinstance(function, ast.Name) or function.id not in names or function.id != rewards.entry(call):
         return "the call is not of a function that the program defines"
     return [call]
 
@@ -794,7 +796,7 @@ def thinned(item: Candidate, recipe: Recipe) -> Candidate:
     """The candidate without a share of its anchors, chosen by chance; the last one always stays."""
     chance, source = item.draw(recipe.seed, "drop anchors"), Source(item.instrumented)
     sites = [node for body in bodies(item.function) if not all(map(anchor_name, body)) for node in body if anchor_name(node)]
-    gone = [site for site in sites[:-1] if chance.random() < recipe.drop_anchors]
+    gone = [site for site in sorted(sites, key=lambda site: site.lineno)[:-1] if chance.random() < recipe.drop_anchors]
     edits = [(source.starts[site.lineno - 1], source.starts[site.end_lineno], "") for site in gone]
     return dataclasses.replace(item, instrumented=apply_edits(item.instrumented, edits))
 
@@ -805,10 +807,13 @@ def traced(items, seed: int):
     runs = sandbox.trace_many((program, item.call) for item in first for program in (item.code, item.instrumented))
     again = sandbox.trace_many(((with_snapshots(item.instrumented, item.function), item.call) for item in second), hash_seed=seed)
     for item in items:
-        three = next(runs), next(runs), next(again)
+        three = [next(runs), next(runs), next(again)]
         if any(trace.status == "timeout" for trace in three):  # on a busy machine that says little: once more, with time enough
             programs = (item.code, 0), (item.instrumented, 0), (with_snapshots(item.instrumented, item.function), seed)
-            three = [sandbox.trace(program, item.call, timeout=12.0, hash_seed=hash_seed) for program, hash_seed in programs]
+            for k, (program, hash_seed) in enumerate(programs):
+                three[k] = sandbox.trace(program, item.call, timeout=12.0, hash_seed=hash_seed)
+                if three[k].status == "timeout":  # so will be the others
+                    break
         yield item, *three
 
 
@@ -1060,9 +1065,9 @@ def write(args) -> None:
     rows = itertools.islice(itertools.chain(*parts), args.limit)
     total = min(filter(None, (args.limit, None if None in totals else sum(totals))), default=None)
     recipe, report = recipe_of(args), Report()
-    files = {str(path): path.stat().st_size for path in map(Path, [*args.programs, *args.decontaminate]) if path.is_file()}
+    files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in map(Path, [*args.programs, *args.decontaminate]) if path.is_file()}
     settings = {name: value for name, value in vars(args).items() if name not in ("show", "stats", "file", "concurrency")}
-    settings = json.loads(json.dumps(settings | {"bytes": files}, default=str))
+    settings = json.loads(json.dumps(settings | {"sha256": files}, default=str))
     part, state = (args.out.with_name(args.out.name + ending) for ending in (".part", ".part.json"))
     with open_part(args.out, part) as file:
         file.truncate(resume(state, part, settings, report))

@@ -538,6 +538,16 @@ def test_a_share_of_anchors_is_dropped():
         assert names[-1] == "return_val" and augment.perfect(example["response"], example)
     [example] = augment.build(sums(1), drop_anchors=1.0)
     assert example["anchors"] == [["return_val", "4"]]
+    branch = "def f(x):\n    if x:\n        a = 1\n    b = 2\n    return b + x"  # the last one is the return's, not the branch's
+    [example] = augment.build([{"id": "a", "code": branch, "call": "f(1)"}], drop_anchors=1.0)
+    assert example["anchors"] == [["return_val", "3"]]
+
+
+@pytest.mark.parametrize("call", ["(f)(3, 4)", "f(3, 4)  # )", "(f(3, 4))"])
+def test_a_call_is_a_name_and_its_arguments(call):
+    report = augment.Report()
+    assert not list(augment.build([{"id": "a", "code": text(SUM), "call": call}], report=report))
+    assert report.dropped == {"the call is not of a function that the program defines": 1}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -678,6 +688,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(monkeypatch, capsys, 
         file.write(b'{"half a li')
     code, _, errors = command(monkeypatch, capsys, *flags, "--seed", 2)
     assert code == 2 and "begun by an interrupted run with other settings (seed); delete it to begin anew" in errors
+    before = path.read_text()
+    path.write_text(before.replace("s74", "t74"))  # of the same size
+    code, _, errors = command(monkeypatch, capsys, *flags)
+    assert code == 2 and "other settings (sha256)" in errors
+    path.write_text(before)
 
     built = []
     monkeypatch.setattr(augment, "build", lambda chunk, build=augment.build, **recipe: built.extend(chunk) or build(chunk, **recipe))
@@ -766,6 +781,20 @@ def test_show_of_another_file(monkeypatch, capsys, programs):
     assert code == 2 and "line 1: not an example" in errors
 
 
+OTHERS = {"no text": b"\xff\xfe", "no Python": {"instrumented": "def f("}, "a number": {"call": 3}, "anchors that are a text": {"anchors": "ab"},
+          "no such function": {"call": "g(1)"}}
+
+
+@pytest.mark.parametrize("title", OTHERS)
+@pytest.mark.parametrize("flag", ["--show=1", "--stats"])
+def test_a_look_at_what_is_no_example_is_one_line(monkeypatch, capsys, tmp_path, title, flag):
+    path, other = tmp_path / "data.jsonl", OTHERS[title]
+    [example], _ = make(SUM, "f(3, 4)")
+    path.write_bytes(other if isinstance(other, bytes) else json.dumps(example | other).encode())
+    code, _, errors = command(monkeypatch, capsys, flag, path)
+    assert code == 2 and f"{path}: line 1: not an example of augment.py" in errors and errors.count("\n") == 1
+
+
 def test_help_comes_before_heavy_imports():
     script = Path(augment.__file__)
     done = subprocess.run([sys.executable, "-X", "importtime", script, "--help"], capture_output=True, text=True)
@@ -781,3 +810,12 @@ def test_a_run_that_was_late_is_tried_once_more_with_more_time(monkeypatch):
     report = augment.Report()
     rows = [{"id": "late", "code": "def f(a):\n    b = a + 1\n    return b", "call": "f(1)"}]
     assert [example["id"] for example in augment.build(rows, report=report)] == ["late"] and not report.dropped
+
+
+def test_an_endless_program_is_tried_only_once_more(monkeypatch):
+    late, calls = sandbox.Trace(sandbox.Status.TIMEOUT), []
+    monkeypatch.setattr(sandbox, "trace_many", lambda jobs, **_: (late for _ in jobs))
+    monkeypatch.setattr(sandbox, "trace", lambda *some, **_: calls.append(some) or late)
+    report = augment.Report()
+    assert not list(augment.build([{"id": "endless", "code": "def f():\n    a = 1\n    while a:\n        pass", "call": "f()"}], report=report))
+    assert len(calls) == 1 and report.dropped == {"the program does not run: timeout": 1}

@@ -16,15 +16,22 @@ NEEDED = ("id", "task", "instrumented", "call", "anchors", "output", "prompt", "
 
 def read_examples(path: Path):
     """Yield the examples of a JSONL file that augment.py wrote."""
+    number = 0
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 example = json.loads(line)
-                yield {key: example[key] for key in NEEDED}
+                found = {key: example[key] for key in NEEDED}
+                if not all(isinstance(found[key], str) for key in NEEDED if key != "anchors"):
+                    raise ValueError("a field that is no text")
+                function = entry_function(ast.parse(found["instrumented"]), rewards.entry(found["call"]))
+                if function is None or not all(isinstance(name, str) and isinstance(value, str) for name, value in found["anchors"]):
+                    raise ValueError("no function that is called, or anchors that are no pairs")
+                yield found
     except OSError as problem:
         raise BadInput(f"{path}: {problem.strerror}") from None
-    except (ValueError, KeyError, TypeError) as problem:
-        raise BadInput(f"{path}: line {number}: not an example of augment.py: {problem!r}") from None
+    except (*rewards.PARSER_ERRORS, KeyError) as problem:
+        raise BadInput(f"{path}: line {number or 1}: not an example of augment.py: {problem!r}") from None
 
 
 def show(path: Path, count: int) -> None:
