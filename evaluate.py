@@ -53,6 +53,7 @@ METRICS = {"final": "final accuracy", "step": "step accuracy", "gap": "gap", "wr
 BENCHMARKS = {"cruxeval-output": benchmarks.Crux("output"), "cruxeval-input": benchmarks.Crux("input"),
               "lcb-output": benchmarks.LiveCodeBench("output"), "lcb-input": benchmarks.LiveCodeBench("input"),
               "reval": reval.REval(), "humaneval": benchmarks.HumanEval(), "mbpp": benchmarks.MBPP()}
+EXAMPLE = "id", "code", "instrumented", "call", "anchors", "output", "task", "prompt"
 BATCH = 256  # responses between two lines of OUT.partial
 Z2 = 1.96 ** 2
 
@@ -97,12 +98,12 @@ def metric(value: float, spread: np.ndarray, n: int, percent: bool = True) -> di
 
 
 def summarize(items: list[dict], seed: int) -> dict:
-    """The four metrics of the items; n is the number of examples, for "wrong_trace" of those with a right answer."""
+    """The four metrics of the items; n is the number of examples that have what is counted: for "wrong_trace" a right answer."""
     if not items:
         return {name: metric(np.nan, np.array([]), 0) for name in METRICS}
     data = columns(items)
     values, spread = percentages(data.sum(0)), percentages(resamples(len(data), seed) @ data)
-    sizes = {"step": (data[:, 3] > 0).sum(), "wrong_trace": (data[:, 5] > 0).sum()}
+    sizes = {"final": (data[:, 1] > 0).sum(), "step": (data[:, 3] > 0).sum(), "wrong_trace": (data[:, 5] > 0).sum()}
     return {name: metric(values[name], spread[name], int(sizes.get(name, len(data))), name != "gap") for name in METRICS}
 
 
@@ -127,6 +128,7 @@ def without(item: dict, returns: bool, repeats: bool) -> dict:
 def breakdown(items: list[dict], seed: int) -> dict:
     """Faithfulness from every side: without what comes free, by position, by number of anchors; budget and length."""
     longest, ids = max((len(item["steps"]) for item in items), default=0), [item["id"] for item in items]
+    budgets = {i: rewards.reward_budget(item["steps"], item["final"]) for i, item in enumerate(items) if item["final"] is not None}
     lengths = sorted(item["tokens"] for item in items)
     return {
         "without": {"return anchors": summarize([without(item, True, False) for item in items], seed),
@@ -136,7 +138,7 @@ def breakdown(items: list[dict], seed: int) -> dict:
                         for i in range(longest)],
         "by_anchors": {n: summarize([item for item in items if len(item["steps"]) == n], seed)
                        for n in sorted({len(item["steps"]) for item in items})},
-        "reward_budget": mean(ids, [rewards.reward_budget(item["steps"], float(item["final"] or 0)) for item in items], seed, False),
+        "reward_budget": mean([ids[i] for i in budgets], list(budgets.values()), seed, False),
         "tokens": mean(ids, [item["tokens"] for item in items], seed, False) | {"median": lengths[len(lengths) // 2], "range": [lengths[0], lengths[-1]]}}
 
 
@@ -161,6 +163,10 @@ def fingerprint(args, prompts: list) -> str:
     files = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()) if folder.is_dir() else []
     what = [str(args.model), files, prompts, args.samples, args.max_tokens, args.temperature, args.seed]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def partial_of(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
 
 
 def read_partial(path: Path, key: str) -> dict[int, list]:
@@ -230,7 +236,7 @@ def run(args) -> None:
         if model is None:
             model, tokenizer = policy.load(args.model)
         prompts = [policy.encode_prompt(tokenizer, question["prompt"]) for question in questions]
-        samples = generate(model, tokenizer, prompts, out.with_suffix(".partial"), args)
+        samples = generate(model, tokenizer, prompts, partial_of(out), args)
         items = score_responses(tokenizer, questions, samples, benchmark, rows)
         result = {"settings": {name: str(value) for name, value in vars(args).items()} | {"data": name}, "benchmark": name, "anchors": anchors,
                   "n": len(questions), "seconds": time.time() - start, **numbers(items, args.seed), "without_anchors": dict(dropped)}
@@ -240,7 +246,7 @@ def run(args) -> None:
             out.write_text(json.dumps(result | {"items": items}))
         print(describe(result, out))
     for _, _, _, out in parts(args):  # not before all is done: a killed run samples nothing again
-        out.with_suffix(".partial").unlink()
+        partial_of(out).unlink()
 
 
 def numbers(items: list[dict], seed: int) -> dict:
@@ -255,7 +261,7 @@ def parts(args):
     if args.benchmark is None:
         return [(args.data or "runs/toy/test_examples.jsonl", None, not args.plain, args.out or Path("runs/eval/result.json"))]
     found, folder = [], args.out or Path("runs/eval/benchmarks")
-    for name in args.benchmark.split(","):
+    for name in dict.fromkeys(args.benchmark.split(",")):
         if name not in BENCHMARKS:
             policy.fail(f"--benchmark {name}: there are {', '.join(BENCHMARKS)}")
         benchmark = BENCHMARKS[name]
@@ -266,21 +272,22 @@ def parts(args):
 
 def read_examples(args) -> list[dict]:
     """The examples of augment.py; with --plain, each with the prompt that shows P and asks for the answer alone."""
-    examples = policy.read_jsonl(Path(args.data or "runs/toy/test_examples.jsonl"), ("id", "prompt", "anchors", "output", "task"))[:args.limit]
+    examples = policy.read_jsonl(Path(args.data or "runs/toy/test_examples.jsonl"), EXAMPLE)[:args.limit]
     if args.plain:
         examples = [example | {"anchors": [], "instrumented": example["code"],
                                "prompt": augment.make_prompt(example["code"], example["call"], example["output"], example["task"], args.prompt, steps=False)}
                     for example in examples]
-    return [example | {"shown": example.get("instrumented", "")} for example in examples]
+    return [example | {"shown": example["instrumented"]} for example in examples]
 
 
 def score_responses(tokenizer, questions, samples, benchmark, rows) -> list[dict]:
     """An item for each response (one for a question that was too long to ask): its scores, and what the report shows."""
     flat = [(q, s) for q, some in enumerate(samples) for s in (some or [None])]
     asked, texts = [questions[q] for q, _ in flat], ["" if s is None else policy.decode(tokenizer, s.ids)[0] for _, s in flat]
-    steps, masks, finals = rewards.score_many(texts, asked)
-    traces = rewards.traces_of_inputs([rewards.parse(text) for text in texts], asked)
-    answers, statuses = [rewards.parse(text).answer for text in texts], [""] * len(texts)
+    parsed = [rewards.parse(text) for text in texts]
+    traces = rewards.traces_of_inputs(parsed, asked)
+    steps, masks, finals = rewards.scores_of(parsed, asked, traces)
+    answers, statuses = [response.answer for response in parsed], [""] * len(texts)
     if benchmark is not None:
         answers = [benchmark.generation(rows[q], text) for (q, _), text in zip(flat, texts)]
         judged = iter(judge(benchmark, [(rows[q], answer) for (q, _), answer in zip(flat, answers) if answer is not None]))
@@ -292,7 +299,7 @@ def score_responses(tokenizer, questions, samples, benchmark, rows) -> list[dict
         committed = question["task"] == "input" and traces[i] is not None and traces[i].status == "ok"
         true = [[name, text] for _, name, text in traces[i].anchors] if committed else question["anchors"]
         items.append({"id": question["id"], "final": finals[i], "steps": steps[i][:count], "anchors": true[:count],
-                      "predicted": [block.text for block in rewards.parse(texts[i]).blocks], "answer": answers[i], "status": statuses[i],
+                      "predicted": [block.text for block in parsed[i].blocks], "answer": answers[i], "status": statuses[i],
                       "failure": failure(sample, texts[i], answers[i]), "tokens": 0 if sample is None else len(sample.ids),
                       "ended": sample is not None and sample.ended, "response": texts[i], "program": question["shown"],
                       "call": question["call"], "output": question["output"], "task": question["task"]})
@@ -327,7 +334,8 @@ def describe(result: dict, out: Path) -> str:
               for what, part in result["without"].items() if part["step"]["value"] is not None]
     lines += [f"  {name:<26}{show(value)}" for name, value in result.get("tasks", {}).items()]
     budget, tokens = result["reward_budget"], result["tokens"]
-    lines.append(f"  reward budget             {budget['value']:5.2f}  of 2;  response tokens: mean {tokens['value']:.1f}, median {tokens['median']}")
+    share = "none" if budget["value"] is None else f"{budget['value']:5.2f}  of 2"
+    lines.append(f"  reward budget             {share};  response tokens: mean {tokens['value']:.1f}, median {tokens['median']}")
     for what, counts in (("no answer", result["failures"]), ("no anchors in the prompt", result["without_anchors"]),
                          ("official program", {name: count for name, count in result["statuses"].items() if name not in ("ok", "error")})):
         lines += [f"  {count:5} {what}: {kind}" for kind, count in counts.items()]
@@ -375,7 +383,8 @@ def read_json(path: Path):
 def read_result(path: Path) -> dict:
     """A result file of `run`."""
     result = read_json(path)
-    if not isinstance(result, dict) or not result.get("items"):
+    items = result.get("items") if isinstance(result, dict) else None
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) and {"id", "final", "steps"} <= item.keys() for item in items):
         policy.fail(f"{path}: not a result of evaluate.py")
     return result
 

@@ -96,13 +96,18 @@ def parse(response: str) -> Response:
 # Literals
 
 
-def literal(text: str):
-    """The value of a Python literal; raises one of PARSER_ERRORS for anything else and for an overlong one."""
+def expression(text: str) -> ast.expr:
+    """The AST of an expression; raises one of PARSER_ERRORS for anything else and for an overlong one."""
     if len(text) > LITERAL_LIMIT:
         raise ValueError(f"longer than {LITERAL_LIMIT} characters")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of invalid escapes in a model's strings
-        return ast.literal_eval(text)
+        return ast.parse(text.lstrip(" \t"), mode="eval").body
+
+
+def literal(text: str):
+    """The value of a Python literal; raises one of PARSER_ERRORS for anything else."""
+    return ast.literal_eval(expression(text))
 
 
 def typed(value):
@@ -127,9 +132,7 @@ def same_literal(a: str, b: str) -> bool:
 def literal_arguments(text: str) -> bool:
     """True if the text is an argument list made of literals only, such as `3, key='ab'`."""
     try:
-        if len(text) > LITERAL_LIMIT:
-            return False
-        call = ast.parse(f"f({text}\n)", mode="eval").body
+        call = expression(f"f({text}\n)")
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             return False
         for argument in [*call.args, *(keyword.value for keyword in call.keywords)]:
@@ -190,7 +193,11 @@ def traces_of_inputs(responses: list[Response], examples: list[dict]) -> list:
 def score_many(responses: list[str], examples: list[dict]) -> tuple[list[list[float]], list[list[bool]], list[float]]:
     """Score responses[k] against examples[k], of either task: (step rewards, masks, finals), a list of each."""
     parsed = [parse(response) for response in responses]
-    traces = traces_of_inputs(parsed, examples)
+    return scores_of(parsed, examples, traces_of_inputs(parsed, examples))
+
+
+def scores_of(parsed: list[Response], examples: list[dict], traces: list) -> tuple[list[list[float]], list[list[bool]], list[float]]:
+    """The same for responses that are read and whose inputs have run."""
     scores = [score_output(response, example) if example["task"] == "output" else score_input(response, example, trace)
               for response, example, trace in zip(parsed, examples, traces, strict=True)]
     return [s[0] for s in scores], [s[1] for s in scores], [s[2] for s in scores]

@@ -12,6 +12,7 @@ import pytest
 import augment
 import evaluate
 import policy
+import rewards
 import toy
 from tools import benchmarks
 
@@ -49,6 +50,17 @@ def test_an_answer_without_anchors_is_no_faithful_trace():
 def test_a_response_that_leaves_n():
     # None is neither right nor wrong: final stays 2 of 4
     assert total([*ITEMS, item("e", None, [])])["final"] == 50.0
+
+
+def test_what_leaves_n_is_not_counted_in_n():
+    # one right answer and two programs that lack a package: n = 1, and Wilson's bound for 1 example is 1 / (1 + 1.96^2)
+    items = [item("a", 1.0, []), item("b", None, []), item("c", None, [])]
+    found = evaluate.summarize(items, 0)["final"]
+    assert found["n"] == 1 and found["interval"][0] == pytest.approx(100 / (1 + 1.96 ** 2))
+    assert evaluate.breakdown(items, 0)["reward_budget"]["value"] == 1.0
+    left_out = [one | {"failure": "", "status": "missing"} for one in items[1:]]  # nothing is left to count, and that is said
+    result = {"settings": {"model": "m", "temperature": "0"}, "benchmark": "b", "anchors": True, "n": 2, "without_anchors": {}}
+    assert "reward budget             none" in evaluate.describe(result | evaluate.numbers(left_out, 0), Path("out"))
 
 
 def test_without_a_right_answer_there_is_no_share_of_wrong_traces():
@@ -188,10 +200,10 @@ def test_livecodebench_input(tmp_path, monkeypatch):
 
 def test_a_package_that_is_missing_is_no_wrong_answer(tmp_path, monkeypatch, capsys):
     rows = [*ROWS, {"id": "sample_2", "code": "import no_such_package\ndef f(x):\n    return x", "input": "1", "output": "1"}]
-    generations = {"sample_0": ["2", "__import__('no_such_package')"], "sample_2": ["1", "2"]}
+    generations = {"sample_0": ["2", "__import__('no_such_package')", "__import__('f')"], "sample_2": ["1", "2"]}
     scores = official(tmp_path, monkeypatch, "cruxeval-output", generations, rows)
     # the program of sample_2 cannot run here, so it leaves n; the generation that asks for a missing package is just wrong
-    assert scores["raw_scored_generations"] == {"sample_0": [True, False], "sample_2": []} and scores["pass_at_1"] == 50.0
+    assert scores["raw_scored_generations"] == {"sample_0": [True, False, False], "sample_2": []} and scores["pass_at_1"] == pytest.approx(100 / 3)
     assert "2 programs need a package that is not installed" in capsys.readouterr().err
 
 
@@ -323,7 +335,7 @@ def test_a_run_counts_every_example_and_why_it_has_no_answer(folder, tmp_path, m
     run(monkeypatch, "--model", folder / "model", "--data", folder / "examples.jsonl", "--max-tokens", 12, "--out", tmp_path / "out.json")
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["n"] == len(result["items"]) == 12 and sum(result["failures"].values()) == 12
-    assert result["summary"]["final"]["value"] == 0.0 and not (tmp_path / "out.partial").exists()
+    assert result["summary"]["final"]["value"] == 0.0 and not list(tmp_path.glob("*.partial"))
     assert "cut at the length limit before an answer" in capsys.readouterr().out
     run(monkeypatch, "--model", folder / "model", "--data", folder / "examples.jsonl", "--max-tokens", 12, "--out", tmp_path / "plain.json", "--plain")
     plain = json.loads((tmp_path / "plain.json").read_text())
@@ -440,7 +452,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch):
 
 
 def test_a_run_killed_between_benchmarks_samples_nothing_twice(folder, tmp_path, monkeypatch):
-    words = ["--model", folder / "model", "--benchmark", "cruxeval-output,mbpp", "--data", folder, "--prompt", "bare", "--max-tokens", 4, "--out", tmp_path]
+    words = ["--model", folder / "model", "--benchmark", "cruxeval-output,mbpp,mbpp", "--data", folder, "--prompt", "bare", "--max-tokens", 4, "--out", tmp_path]
     original, calls = policy.sample, []
 
     def sample(*some):
@@ -452,6 +464,8 @@ def test_a_run_killed_between_benchmarks_samples_nothing_twice(folder, tmp_path,
     monkeypatch.setattr(policy, "sample", sample)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, *words)
+    names = ["cruxeval-output-plain.json.partial", "cruxeval-output.json.partial", "mbpp.json.partial"]
+    assert sorted(path.name for path in tmp_path.glob("*.partial")) == names
     run(monkeypatch, *words)
     assert calls == [3, 3, 1, 1] and not list(tmp_path.glob("*.partial"))  # with anchors, without, and mbpp's one program again
 
@@ -472,6 +486,40 @@ def test_greedy_responses_do_not_depend_on_the_batch(folder, tmp_path, monkeypat
         monkeypatch.setattr(evaluate, "BATCH", size)
         found.append([some[0].ids for some in evaluate.generate(model, tokenizer, prompts, tmp_path / f"{size}.partial", settings(folder))])
     assert found[0] == found[1] == found[2] and len(set(map(tuple, found[0]))) > 1
+
+
+def test_results_whose_names_differ_after_a_dot_do_not_share_samples():
+    assert evaluate.partial_of(Path("sft-t0.2")) != evaluate.partial_of(Path("sft-t0.8")) and evaluate.partial_of(Path("a.partial")) != Path("a.partial")
+
+
+def test_a_committed_input_runs_once(folder, monkeypatch):
+    # the steps and what the report shows beside them come from one run
+    example = next(example for example in policy.read_jsonl(folder / "examples.jsonl", ()) if example["task"] == "input")
+    original, calls = rewards.sandbox.trace_inputs, []
+    monkeypatch.setattr(rewards.sandbox, "trace_inputs", lambda *some: calls.append(some) or original(*some))
+    monkeypatch.setattr(policy, "decode", lambda *_: (example["response"], []))
+    [found] = evaluate.score_responses(None, [example | {"shown": ""}], [[policy.Sample([], [], True)]], None, None)
+    assert len(calls) == 1 and found["final"] == 1.0 and all(found["steps"]) and found["anchors"] == example["anchors"]
+
+
+@pytest.mark.parametrize("content", ['{"items": [3]}', '{"items": [{"id": "a"}]}', '{"items": {"a": 1}}', "[1]"])
+def test_no_result_is_one_line(tmp_path, monkeypatch, capsys, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, "compare", tmp_path / "a.json", tmp_path / "a.json")
+    assert stop.value.code == 2 and "a.json: not a result of evaluate.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, row, message", [
+    ("mbpp", MBPP[0] | {"task_id": 9}, "holds no rows"), ("mbpp", MBPP[0] | {"task_id": "a"}, "a row is not of the form"),
+    ("mbpp", MBPP[0] | {"test_list": 3}, "a row is not of the form"), ("lcb-output", LCB[0] | {"input": 3}, "a row is not of the form"),
+    (None, {"id": "a", "prompt": "p", "anchors": [], "output": "1", "task": "output"}, "line 1: no field 'code'")])
+def test_rows_of_another_form_are_one_line(tmp_path, monkeypatch, capsys, name, row, message):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, "--model", "absent", "--data", tmp_path / "rows.jsonl", *(["--benchmark", name] if name else []))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "rows.jsonl" in error and message in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("words, message", [

@@ -216,6 +216,25 @@ def test_consistency_by_hand():
     assert [found[task]["value"] for task in reval.TASKS] == [75.0, 75.0, 50.0, 50.0]
 
 
+def test_every_sample_counts():
+    # two samples of one query and its output, all right in the first, only coverage in the second: 1 and .125
+    items = [{"id": f"D/0/input 0/{name}", "final": final} for final in (1.0, 0.0) for name in ("line 1/state", "line 1/path", "output")]
+    items += [{"id": "D/0/input 0/line 1/coverage", "final": 1.0}] * 2
+    found = reval.REval().extra(items, lambda ids, values: evaluate.mean(ids, values, 0))["tasks"]
+    assert {name: metric["value"] for name, metric in found.items()} == {
+        "coverage": 100.0, "state": 50.0, "path": 50.0, "output": 50.0, "incremental consistency": 56.25}
+
+
+@pytest.mark.parametrize("task", [{"idx": 5, "tasks": []}, {"idx": 0, "tasks": [3]}, {"idx": 0, "tasks": [{"input_idx": 9}]}])
+def test_tasks_that_do_not_fit_the_programs_are_one_line(tmp_path, capsys, task):
+    rows_of(tmp_path, LOOP, [])
+    (tmp_path / "DREval_tasks.jsonl").write_text(json.dumps(task | {"task_id": "D/0"}) + "\n")
+    with pytest.raises(SystemExit) as stop:
+        benchmarks.read_rows(reval.REval(), str(tmp_path))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "DREval_data.jsonl: a row is not of the form" in error and error.count("\n") == 1
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # With anchors
 
@@ -225,6 +244,7 @@ def test_lines_of_p_in_p_prime(tmp_path):
     questions, dropped = reval.REval().questions(rows, True, "instruct")
     assert not dropped and rows[0]["places"] == {1: 1, 2: 2, 3: 4, 4: 5, 5: 7, 6: 8, 7: 12}
     assert "line 5, `s += i`" in questions[0]["prompt"] and questions[0]["anchors"]
+    assert "line 5, `s += i`" in questions[0]["shown"] and not questions[0]["call"]  # a page that shows it shows what was asked
     for line, place in rows[0]["places"].items():
         assert rows[0]["shown"].split("\n")[place - 1] == LOOP.split("\n")[line - 1]
     assert reval.line_map("if x: return x + 1\ny = 2", "if x:\n    return_val = x + 1\n    print(f'return_val: {return_val}')\n    return return_val\ny = 2") == {1: 1, 2: 5}

@@ -205,15 +205,17 @@ def read_rows(benchmark, data: str | None, whole: bool = False) -> list[dict]:
     """A benchmark's rows from a file, a folder or a Hugging Face id; whole: MBPP's rows outside its test split too."""
     path = Path(data or os.environ.get("STEPCODE_DATA") or benchmark.source)
     path = path / benchmark.file if path.is_dir() else path
-    if path.is_file():
-        rows = benchmark.read(path)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and path.suffix not in (".jsonl", ".gz", ".json"):
-        rows = download(str(path), benchmark)
-    else:
+    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and path.suffix not in (".jsonl", ".gz", ".json")
+    if not path.is_file() and not is_id:
         policy.fail(f"{path}: no such file or folder (and no Hugging Face id)")
-    if isinstance(benchmark, MBPP) and not whole:
-        rows = [row for row in rows if 11 <= int(row["task_id"]) <= 510]
-    return [benchmark.row(row) for row in rows]
+    try:
+        rows = benchmark.read(path) if path.is_file() else download(str(path), benchmark)
+        if isinstance(benchmark, MBPP) and not whole:
+            rows = [row for row in rows if 11 <= int(row["task_id"]) <= 510]
+        rows = [benchmark.row(row) for row in rows]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        policy.fail(f"{path}: a row is not of the form of {benchmark.source}: {error!r}")
+    return rows or policy.fail(f"{path}: holds no rows of the benchmark")
 
 
 def download(source: str, benchmark) -> list[dict]:
@@ -226,7 +228,7 @@ def download(source: str, benchmark) -> list[dict]:
         policy.fail(f"{source}: neither a file nor a data set that Hugging Face gives ({str(error).splitlines()[0]}). "
                     f"Put {benchmark.file} into a folder and name it by --data or STEPCODE_DATA")
     missing = [field for field in benchmark.fields if rows and field not in rows[0]]
-    return policy.fail(f"{source}: no field {missing[0]!r}") if missing or not rows else rows
+    return policy.fail(f"{source}: no field {missing[0]!r}") if missing else rows
 
 
 def judge(benchmark, pairs: list[tuple[dict, str]]) -> list[str]:
@@ -249,7 +251,8 @@ def judge(benchmark, pairs: list[tuple[dict, str]]) -> list[str]:
     for program, (row, _) in zip(programs, pairs):
         trace = found.get(program)
         status = "skipped" if trace is None else str(trace.status)
-        if status == "missing" and not all(name in benchmark.program(row, "") for name in re.findall(r"'([\w.]+)'", trace.error)[:1]):
+        if status == "missing" and not all(re.search(rf"\b(import|from)\s[^\n]*\b{name}\b", benchmark.program(row, ""))
+                                           for name in re.findall(r"'([\w.]+)'", trace.error)[:1]):
             status = "error"  # the generation asked for it
         statuses.append(status)
     return statuses

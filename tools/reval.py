@@ -39,12 +39,12 @@ import augment  # noqa: E402
 import policy  # noqa: E402
 import rewards  # noqa: E402
 import sandbox  # noqa: E402
-from tools.benchmarks import Benchmark  # noqa: E402
+from tools.benchmarks import Benchmark, read_rows  # noqa: E402
 
 TASKS = "coverage", "state", "path", "output"
 CREDIT = {(1, 1, 1, 1): 1.0, (1, 1, 1, 0): 0.5, (1, 1, 0, 0): 0.25, (1, 0, 0, 0): 0.125}
 
-# What runs in the sandbox. QUERY is {code, entry, input, test, input_idx, task, lineno, var}; test is None for a function.
+# What runs in the sandbox. QUERY is {code, entry, input, test, input_idx}; test is None for a function.
 HARNESS = '''
 import ast, copy, collections.abc, itertools, os, sys
 
@@ -321,8 +321,9 @@ class REval(Benchmark):
         ask = ASK[row["ask"]].format(line=line, text=text, var=row["var"], passed=PASSED if example else "")
         run = row["output_pred"] if row["ask"] == "output" else run_of(row)
         steps = augment.STEPS + "After the last step write the answer:\n" if example else "Answer in this form:\n"
-        return base | {"prompt": f"Execute this Python program in your head. {steps}<reasoning>why</reasoning><answer>ANSWER</answer>\n\n"
-                                 f"{row['shown'].rstrip()}\n\nIt is run as follows.\n\n{run.strip()}\n\n{ask}"}
+        shown = f"{row['shown'].rstrip()}\n\nIt is run as follows.\n\n{run.strip()}\n\n{ask}"
+        return base | {"call": "", "shown": shown,
+                       "prompt": f"Execute this Python program in your head. {steps}<reasoning>why</reasoning><answer>ANSWER</answer>\n\n{shown}"}
 
     def generation(self, row: dict, response: str) -> str | None:
         """The answer; for an output with one ?? also the value alone."""
@@ -355,18 +356,20 @@ class REval(Benchmark):
 
     def extra(self, items: list[dict], mean) -> dict:
         """Accuracy of each task and incremental consistency."""
-        finals = {item["id"]: item["final"] for item in items if item["final"] is not None}
-        tasks = {}
+        finals, tasks = {}, {}
+        for item in items:
+            finals.setdefault(item["id"], []).append(item["final"])
         for task in TASKS:
-            some = {name: 100 * final for name, final in finals.items() if name.endswith(task)}
-            tasks[task] = mean(list(some), list(some.values()))
-        queries = {name.rsplit("/", 1)[0] for name in finals if not name.endswith("/output")}
-        score = {}
-        for query in sorted(queries):
-            names = [f"{query}/{task}" for task in TASKS[:3]] + [query.rsplit("/", 1)[0] + "/output"]
-            if all(name in finals for name in names):
-                score[query] = 100 * CREDIT.get(tuple(int(finals[name]) for name in names), 0.0)
-        tasks["incremental consistency"] = mean([name.rsplit("/", 1)[0] for name in score], list(score.values()))
+            some = [(name, 100 * final) for name, found in finals.items() if name.endswith(task) for final in found if final is not None]
+            tasks[task] = mean([name for name, _ in some], [percent for _, percent in some])
+        scores = []
+        for query in sorted({name.rsplit("/", 1)[0] for name in finals if not name.endswith("/output")}):
+            run = query.rsplit("/", 1)[0]
+            names = [f"{query}/{task}" for task in TASKS[:3]] + [f"{run}/output"]
+            for four in zip(*(finals.get(name, []) for name in names)):  # the first samples, the second ones, ...
+                if None not in four:
+                    scores.append((run, 100 * CREDIT.get(tuple(map(int, four)), 0.0)))
+        tasks["incremental consistency"] = mean([run for run, _ in scores], [percent for _, percent in scores])
         return {"tasks": tasks}
 
 
@@ -409,8 +412,9 @@ def truths(rows: list[dict]):
 def save_truth(rows: list[dict], path: Path) -> Counter:
     """Write the truth of every query; the number of queries by status."""
     counts = Counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with policy.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with policy.writing(path), path.open("w") as file:
         for some, found in truths(rows):
             for row, truth in zip(some, found if isinstance(found, list) else [None] * len(some)):
                 status = "ok" if truth else f"{found.status}: {found.error}"
@@ -427,7 +431,7 @@ def main() -> None:
     parser.add_argument("--save-truth", type=Path, required=True, metavar="FILE",
                         help="JSONL: coverage, state (values after any visit, [] for Nil) and path (next lines, -1 for the end) of each query")
     args = parser.parse_args()
-    counts = save_truth(REval().read(args.data / REval.file), args.save_truth)
+    counts = save_truth(read_rows(REval(), str(args.data)), args.save_truth)
     print(f"{args.save_truth}: {sum(counts.values())} queries")
     print("\n".join(f"  {count:6} {status}" for status, count in counts.most_common()))
 
