@@ -52,6 +52,12 @@ def test_a_response_that_leaves_n():
     assert total([*ITEMS, item("e", None, [])])["final"] == 50.0
 
 
+def test_pass_at_1_is_a_mean_over_problems():
+    # a: one right, one leaves n; b: two wrong. The official mean of 1/1 and 0/2 is 50, not 1 of 3 responses.
+    items = [item("a", 1.0, []), item("a", None, []), item("b", 0.0, []), item("b", 0.0, [])]
+    assert total(items)["final"] == 50.0 == evaluate.mean_pass_at_k({"a": [True], "b": [False, False]}, 1)
+
+
 def test_what_leaves_n_is_not_counted_in_n():
     # one right answer and two programs that lack a package: n = 1, and Wilson's bound for 1 example is 1 / (1 + 1.96^2)
     items = [item("a", 1.0, []), item("b", None, []), item("c", None, [])]
