@@ -387,7 +387,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lr", type=policy.positive(float), default=1e-3, help="peak learning rate, then linear to zero (the paper: 1e-6 at 7B)")
     add("--updates", type=policy.positive(int), default=1, help="optimizer steps on each batch of rollouts (the paper is silent)")
     add("--max-grad-norm", type=policy.positive(float), default=1.0)
-    add("--token-budget", type=policy.positive(int), default=2048, help="tokens per micro-batch, padding counted")
+    add("--token-budget", type=policy.positive(int), default=8192, help="tokens per micro-batch, padding counted")
     add("--checkpointing", action="store_true", help="activation checkpointing: a third more work, far less memory")
     # bookkeeping
     add("--dump-every", type=policy.positive(int), default=10, help="steps between dumps of all rollouts")
