@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import mutations
+
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ["sandbox.py", "augment.py", "rewards.py", "policy.py", "sft.py", "bigrpo.py", "evaluate.py", "toy.py"]
 README = (ROOT / "README.md").read_text()
@@ -39,6 +41,12 @@ def test_every_flag_exists(command):
     source = (ROOT / script).read_text()
     for flag in re.findall(r"(?<!\S)--[a-z][a-z-]*", " ".join(words)):
         assert f'"{flag}"' in source, f"{script} has no {flag}"
+
+
+@pytest.mark.parametrize("file, broken", [("bigrpo.py", mutations.BIGRPO), ("policy.py", mutations.POLICY)])
+def test_every_mutation_finds_the_one_line_that_it_breaks(file, broken):
+    source = (ROOT / file).read_text()
+    assert [name for name, pattern, _ in broken if source.count(pattern) != 1] == []
 
 
 @pytest.mark.parametrize("script", ["augment.py", "sft.py", "bigrpo.py", "evaluate.py", "toy.py", "sandbox.py"])
