@@ -25,12 +25,12 @@ Where the paper is silent or prints something no framework does, this file choos
    on-policy gradient is that of KL(pi_ref || pi); k2's gradient is Eq. 15's.
 8. A rollout that is cut at the length limit keeps its rewards; the share of cut rollouts is logged.
 9. Blocks beyond the example's n anchors, and a block that was not finished, carry A_final only.
+10. One optimizer step a batch of rollouts (`--updates`), so that the ratio is 1 and the clip idle; beta is 0.001.
 """
 
 import argparse
 import json
 import math
-import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -203,6 +203,7 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
     pieces = [prepare(model, reference, part, args) for part in batches + batches[:1] * spare]
     for piece in pieces[len(batches):]:
         piece["weight"] = 0.0
+    pieces[0]["learns"] = True  # a batch without any advantage has a gradient too, zeros: AdamW's moments decay, as they do on several ranks
 
     def gradient(parts: int) -> dict[str, torch.Tensor]:
         sums = defaultdict(lambda: torch.zeros((), device=model.device))
@@ -383,18 +384,18 @@ def build_parser() -> argparse.ArgumentParser:
     add("--beta", type=policy.positive(float, or_zero=True), default=0.001, help="weight of the KL of Eq. 15 (the paper states none); 0 needs no reference model")
     add("--kl", choices=["k3", "k2"], default="k3", help="estimator of the KL of Eq. 15 (the paper names none)")
     # optimization
-    add("--optimizer", choices=["muon", "adamw"], default="adamw")
+    add("--optimizer", choices=["muon", "adamw"], default="adamw", help="muon trains the toy's matrices faster, adamw fine-tunes a real model")
     add("--lr", type=policy.positive(float), default=1e-3, help="peak learning rate, then linear to zero (the paper: 1e-6 at 7B)")
     add("--updates", type=policy.positive(int), default=1, help="optimizer steps on each batch of rollouts (the paper is silent)")
-    add("--max-grad-norm", type=policy.positive(float), default=1.0)
+    add("--max-grad-norm", type=policy.positive(float), default=1.0, help="a longer gradient is shortened to this")
     add("--token-budget", type=policy.positive(int), default=8192, help="tokens per micro-batch, padding counted")
     add("--checkpointing", action="store_true", help="activation checkpointing: a third more work, far less memory")
     # bookkeeping
-    add("--dump-every", type=policy.positive(int), default=10, help="steps between dumps of all rollouts")
+    add("--dump-every", type=policy.positive(int), default=10, help="steps between dumps of all rollouts (of several ranks: of the first one's)")
     add("--save-every", type=policy.positive(int), default=10, help="steps between checkpoints")
     add("--keep", type=policy.positive(int), default=2, help="checkpoints kept")
     add("--fresh", action="store_true", help="start again, without the checkpoints in --out")
-    add("--seed", type=policy.positive(int, or_zero=True), default=0)
+    add("--seed", type=policy.positive(int, or_zero=True), default=0, help="of the order of examples and of all that is sampled")
     return parser
 
 
@@ -410,8 +411,8 @@ def main() -> None:
     model, tokenizer = policy.load(run.weights)
     fitting = [e for e in examples if policy.fits(model, policy.encode_prompt(tokenizer, e["prompt"]), args.max_tokens)]
     if len(fitting) < len(examples):
-        print(f"{args.data}: {len(examples) - len(fitting)} of {len(examples)} prompts do not fit the context with --max-tokens "
-              f"{args.max_tokens}; left out", file=sys.stderr)
+        policy.say(f"{args.data}: {len(examples) - len(fitting)} of {len(examples)} prompts do not fit the context with --max-tokens "
+                   f"{args.max_tokens}; left out")
     if not fitting:
         policy.fail(f"{args.data}: no prompt is left to train on")
     longest = max(len(policy.encode_prompt(tokenizer, e["prompt"])) for e in fitting) + args.max_tokens

@@ -143,16 +143,17 @@ def save(model, tokenizer, path: Path) -> None:
 # Command lines, files, runs
 
 
-def say(message: str) -> None:
-    """Print a line on stderr, above the progress bar where there is one."""
+def say(message: str, every_rank: bool = False) -> None:
+    """Print a line on stderr, above the progress bar where there is one; of several ranks the first speaks for all."""
     from tqdm import tqdm
 
-    tqdm.write(message, file=sys.stderr)
+    if every_rank or int(os.environ.get("RANK", 0)) == 0:
+        tqdm.write(message, file=sys.stderr)
 
 
 def fail(message: str):
     """End the program with one line on stderr and exit code 2."""
-    say(f"error: {message}")
+    say(f"error: {message}", every_rank=True)
     sys.exit(2)
 
 
@@ -208,7 +209,8 @@ def is_field(name: str, value) -> bool:
     return isinstance(value, str) or name not in ("id", "code", "prompt", "response", "output", "instrumented", "call")
 
 
-FREE = {"out", "fresh", "keep", "save_every", "dump_every", "token_budget", "sample_rows"}  # settings that change no result, but for rounding
+FREE = {"out", "fresh", "keep", "save_every", "dump_every", "token_budget", "sample_rows", "checkpointing", "sampler_memory",
+        "max_gap"}  # settings that change no result, but for rounding
 
 
 class Run:
@@ -302,6 +304,8 @@ class Run:
             with writing(folder):
                 self._write(folder.with_suffix(".tmp"), folder, {"step": done}, model, tokenizer, optimizers)
         if stop:
+            if ranks() > 1:
+                torch.distributed.barrier()  # when one rank has left, torchrun ends the others: not before rank 0 has sealed the checkpoint
             say(f"stopped after {done} of {self.total} steps; the same command goes on from there")
             sys.exit(128 + stop.item())
 
@@ -841,6 +845,5 @@ def make_sampler(kind: str, path: str, model, tokenizer, max_length: int, max_ro
     if kind == "auto":
         kind = "vllm" if installed and gpu else "transformers"
         reason = "vllm is installed and there is a GPU" if kind == "vllm" else "no GPU" if installed else "vllm is not installed"
-    if int(os.environ.get("RANK", 0)) == 0:
-        say(f"sampler: {kind} ({reason})")
+    say(f"sampler: {kind} ({reason})")
     return VllmSampler(path, tokenizer, max_length, memory) if kind == "vllm" else TransformersSampler(model, tokenizer, max_rows)

@@ -12,7 +12,6 @@ The paper states no hyperparameter of this stage; the defaults are the toy's.
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -26,14 +25,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="runs/toy/model", help="checkpoint folder or Hugging Face id to start from")
     parser.add_argument("--data", type=Path, default=Path("runs/toy/sft_examples.jsonl"), help="JSONL from augment.py")
     parser.add_argument("--out", type=Path, default=Path("runs/sft"), help="folder for model, settings and metrics")
-    parser.add_argument("--epochs", type=policy.positive(float), default=4)
+    parser.add_argument("--epochs", type=policy.positive(float), default=4, help="passes over the examples")
     parser.add_argument("--batch", type=policy.positive(int), default=16, help="examples per optimizer step")
     parser.add_argument("--lr", type=policy.positive(float), default=6e-3, help="peak learning rate: short warm-up, then linear to zero")
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon", help="muon for the toy, adamw to fine-tune a real model")
     parser.add_argument("--token-budget", type=policy.positive(int), default=2048, help="tokens per micro-batch, padding counted")
     parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing: a third more work, far less memory")
     parser.add_argument("--max-length", type=policy.positive(int), default=4096, help="longer examples are dropped and counted")
-    parser.add_argument("--seed", type=policy.positive(int, or_zero=True), default=0)
+    parser.add_argument("--seed", type=policy.positive(int, or_zero=True), default=0, help="of the order of examples")
     parser.add_argument("--save-every", type=policy.positive(int), default=100, help="steps between checkpoints")
     parser.add_argument("--keep", type=policy.positive(int), default=2, help="checkpoints kept")
     parser.add_argument("--fresh", action="store_true", help="start again, without the checkpoints in --out")
@@ -45,7 +44,7 @@ def encode_examples(path: Path, rows: list[dict], tokenizer, max_length: int) ->
     pairs = [(policy.encode_prompt(tokenizer, row["prompt"]), policy.encode_response(tokenizer, row["response"])) for row in rows]
     kept = [pair for pair in pairs if len(pair[0]) + len(pair[1]) <= max_length]
     if len(kept) < len(pairs):
-        print(f"{path}: dropped {len(pairs) - len(kept)} of {len(pairs)} examples, longer than {max_length} tokens", file=sys.stderr)
+        policy.say(f"{path}: dropped {len(pairs) - len(kept)} of {len(pairs)} examples, longer than {max_length} tokens")
     if not kept:
         policy.fail(f"{path}: no example is left to train on")
     return [prompt for prompt, _ in kept], [response for _, response in kept]

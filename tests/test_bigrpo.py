@@ -469,6 +469,23 @@ def test_the_only_normaliser_is_the_batch_s_number_of_response_tokens():
     same(plain * tokens(batch), with_idle * tokens(batch + [idle]), atol=1e-3)  # some 500 tokens times 2e-6
 
 
+def test_a_batch_without_any_advantage_is_a_step_too_as_it_is_on_several_ranks():
+    # AdamW with beta 0.9 and 0.95, first a gradient g, then zeros: m / (1 - 0.9^t) is g, then 0.9 * 0.1 g / 0.19 = 0.4737 g; v / (1 - 0.95^t) is
+    # g^2, then 0.95 * 0.05 g^2 / 0.0975 = 0.4872 g^2. So a weight moves by lr, then by 0.4737 / sqrt(0.4872) = 0.6787 lr.
+    network, batch = tiny_model(), worked_batch()
+    optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    places = [weights(network)]
+    for _ in range(2):
+        bigrpo.update(network, [optimizer], None, batch, 0.01, settings())
+        places.append(weights(network))
+        for one in batch:
+            one.advantage = torch.zeros_like(one.advantage)
+    first, second = places[1] - places[0], places[2] - places[1]
+    far = first.abs() > 0.00999  # where g is not as small as AdamW's eps
+    assert far.sum() > 1000
+    torch.testing.assert_close(second[far], 0.6787 * first[far], rtol=0, atol=2e-5)
+
+
 def test_a_stale_sampler_stops_the_run_before_the_weights_move(capsys):
     network, batch = tiny_model(), worked_batch()
     for one in batch:

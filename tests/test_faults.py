@@ -73,7 +73,7 @@ def test_other_settings_are_refused_by_name_and_fresh_starts_again(folder):
     assert run(folder, "bigrpo", out, **kill_at("policy.optimizer_step", 6)) == -signal.SIGKILL
     assert run(folder, "bigrpo", out, "--lam", 0.5, "--seed", 1) == 2
     assert "lam 0.5 (was 0.3), seed 1 (was 0)" in said(out) and "--fresh" in said(out)
-    assert run(folder, "bigrpo", out, "--keep", 5, "--save-every", 3, "--dump-every", 1) == 0  # these change no result
+    assert run(folder, "bigrpo", out, "--keep", 5, "--save-every", 3, "--dump-every", 1, "--max-gap", 1, "--sampler-memory", 0.3) == 0  # these change no result
     same(folder, "bigrpo", out)
     rollouts = [json.loads(line)["step"] for line in (out / "rollouts.jsonl").read_text().splitlines()]
     assert rollouts == sorted(rollouts) and set(map(rollouts.count, {0, *range(4, 12)})) == {16}
