@@ -201,10 +201,9 @@ class Generator:
         self.env[name] = value
 
     def early_return(self):
-        """`if test: return name`; True if the call ends here, and what follows never runs."""
-        test, truth = self.condition()
+        """`if test: return name`; where the test holds, what follows never runs."""
+        test, _ = self.condition()
         self.lines += [f"if {test}:", f"    return {self.rng.choice(list(self.env))}"]
-        return truth
 
     def program(self) -> dict:
         """One program and a call of it: {"code", "call"}."""

@@ -143,7 +143,7 @@ def scaling(jobs):
 
 def bench_sandbox(args):
     import toy
-    jobs = [(row["code"], row["call"]) for row in itertools.islice(toy.programs(400, False, 2, 0), 400)]
+    jobs = [(row["code"], row["call"]) for row in toy.programs(400, False, 2, 0)]
     measure("toy", jobs, args.rounds)
     path = pathlib.Path(args.data or os.environ.get("STEPCODE_DATA", "data"), "cruxeval.jsonl")
     if not path.exists():
@@ -277,7 +277,7 @@ def bench_memory(args):
     for name in ("naive", "ours"):
         done = subprocess.run([sys.executable, "-c", MEMORY, name], capture_output=True, text=True, check=True,
                               env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).resolve().parent.parent)})
-        found[name] = int(done.stdout) / 1e6    # ru_maxrss counts KiB on Linux
+        found[name] = int(done.stdout) * 1024 / 1e9     # ru_maxrss counts KiB on Linux
     print(f"\nlog-probabilities, vocabulary 151,936, 6 x (256 + 256) tokens, forward and backward: naive {found['naive']:.2f} GB, "
           f"ours {found['ours']:.2f} GB, {found['ours'] / found['naive']:.3f} of it")
 
