@@ -191,12 +191,13 @@ def nan_rewards(result):
     return result[0], result[1], [math.nan, *result[2][1:]]
 
 
-@pytest.mark.parametrize("script, target, spoil, line", [
-    ("sft", "policy.token_logprobs", nan_logprobs, "the gradient is not finite"), ("bigrpo", "policy.token_logprobs", nan_logprobs, "the gradient is not finite"),
-    ("bigrpo", "rewards.score_many", nan_rewards, "a reward is not finite")])
-def test_a_number_that_is_none_stops_the_run_and_spares_the_weights(folder, script, target, spoil, line):
+@pytest.mark.parametrize("script, target, call, spoil, line", [  # a step of RL reads the rollouts without advantage apart: two calls
+    ("sft", "policy.token_logprobs", 6, nan_logprobs, "the gradient is not finite"),
+    ("bigrpo", "policy.token_logprobs", 11, nan_logprobs, "the gradient is not finite"),
+    ("bigrpo", "rewards.score_many", 6, nan_rewards, "a reward is not finite")])
+def test_a_number_that_is_none_stops_the_run_and_spares_the_weights(folder, script, target, call, spoil, line):
     out = folder / f"{script}-{spoil.__name__}"
-    assert run(folder, script, out, prepare=poison, arguments=(target, 6, spoil)) == 2
+    assert run(folder, script, out, prepare=poison, arguments=(target, call, spoil)) == 2
     assert line in said(out) and len(metrics(out)) == 5 and saved(out) == ["step-000002", "step-000004"]
     assert run(folder, script, out) == 0
     same(folder, script, out)

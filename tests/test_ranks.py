@@ -49,7 +49,7 @@ def weights(path):
     return policy.load(str(path / "model"))[0].state_dict()
 
 
-@pytest.mark.parametrize("script, words", [("sft", ["--epochs", 2]), ("bigrpo", ["--steps", 4, "--beta", 0.1, "--prompts", 5])])
+@pytest.mark.parametrize("script, words", [("sft", ["--epochs", 2, "--lr", 0.05]), ("bigrpo", ["--steps", 4, "--beta", 0.1, "--prompts", 5])])
 def test_two_ranks_end_where_one_process_does_also_when_they_are_stopped_on_the_way(folder, tmp_path, script, words):
     # five prompts on two ranks: three and two. Muon and AdamW, a reference model, checkpoints gathered from both; in RL's third
     # run SIGTERM reaches rank 0 only, which stops both once the checkpoint is sealed, and one process goes on from there
@@ -71,8 +71,8 @@ def test_two_ranks_end_where_one_process_does_also_when_they_are_stopped_on_the_
             assert a.get("warnings") == b.get("warnings")
             assert {**b, "warnings": 0} == pytest.approx({**a, "warnings": 0}, rel=1e-4, abs=1e-5)
         for name, value in weights(tmp_path / "1").items():
-            torch.testing.assert_close(weights(tmp_path / out)[name], value, rtol=0, atol=5e-4)  # Muon computes in bf16
-            assert (value - before[name]).abs().max() > 1e-3 or value.ndim == 1  # it learns something
+            torch.testing.assert_close(weights(tmp_path / out)[name], value, rtol=0, atol=1e-3)  # Muon computes in bf16
+            assert (value - before[name]).abs().max() > 2e-3 or value.ndim == 1  # it learns something
 
 
 FAILS = """
