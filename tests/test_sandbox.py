@@ -3,11 +3,11 @@
 After every attack: the right status within the limit plus one second, no process and no file left behind, and an honest
 program still runs. Set STEPCODE_DATA to a folder with cruxeval.jsonl to run the benchmark's programs too."""
 import ast
-import atexit
 import ctypes
 import glob
 import itertools
 import json
+import multiprocessing.util
 import os
 import pathlib
 import random
@@ -25,7 +25,7 @@ import pytest
 
 tempfile.tempdir = tempfile.mkdtemp()       # so that what others leave in /tmp is not counted
 os.chmod(tempfile.tempdir, 0o755)
-atexit.register(shutil.rmtree, tempfile.tempdir)
+multiprocessing.util.Finalize(None, shutil.rmtree, (tempfile.tempdir,), exitpriority=-200)    # after its own directory in it went
 
 import sandbox  # noqa: E402
 from sandbox import Status, check, trace, trace_inputs, trace_lines, trace_many  # noqa: E402
@@ -642,7 +642,8 @@ def test_a_worker_that_dies_is_replaced(monkeypatch):
 @pytest.mark.parametrize("layers", [sandbox.LAYERS, ("seccomp",)])
 def test_ending_the_caller_leaves_nothing(number, layers, tmp_path):
     code = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell's background jobs inherit that it is ignored
 sys.path.insert(0, {str(ROOT)!r})
 import sandbox
 sandbox.LAYERS = {layers!r}
