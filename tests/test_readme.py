@@ -64,7 +64,7 @@ def test_help_answers_before_anything_heavy_is_imported(script):
     (["bigrpo.py", "--group", "1"], "--group at least 2"), (["bigrpo.py", "--temperature", "0"], "argument --temperature"),
     (["sft.py", "--data", "absent.jsonl"], "error: absent.jsonl: No such file"), (["evaluate.py", "--data", "README.md"], "error: README.md: line 1"),
     (["evaluate.py", "compare", "README.md", "x"], "error: README.md:"), (["augment.py", "--programs", "absent.jsonl", "--out", "x"], "absent.jsonl: no such file"),
-    (["toy.py", "--difficulty", "0"], "argument --difficulty")])
+    (["toy.py", "--difficulty", "0"], "argument --difficulty"), (["toy.py", "--out", "README.md"], "error: --out README.md: File exists")])
 def test_bad_input_is_one_clear_line_and_exit_code_2(words, message):
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
