@@ -409,13 +409,14 @@ def main() -> None:
     examples = policy.read_jsonl(args.data, ("id", "prompt", "anchors", "output", "task", "instrumented", "call"))
     run = policy.Run(args)
     model, tokenizer = policy.load(run.weights)
-    fitting = [e for e in examples if policy.fits(model, policy.encode_prompt(tokenizer, e["prompt"]), args.max_tokens)]
+    prompts = [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
+    fitting = [index for index, prompt in enumerate(prompts) if policy.fits(model, prompt, args.max_tokens)]
     if len(fitting) < len(examples):
         policy.say(f"{args.data}: {len(examples) - len(fitting)} of {len(examples)} prompts do not fit the context with --max-tokens "
                    f"{args.max_tokens}; left out")
     if not fitting:
         policy.fail(f"{args.data}: no prompt is left to train on")
-    longest = max(len(policy.encode_prompt(tokenizer, e["prompt"])) for e in fitting) + args.max_tokens
+    longest = max(len(prompts[index]) for index in fitting) + args.max_tokens
     sampler = policy.make_sampler(args.sampler, run.weights, model, tokenizer, longest, args.sample_rows, args.sampler_memory)
     model = policy.shard(model, args.checkpointing)
     reference = policy.shard(policy.load(args.model)[0].eval()) if args.beta else None
@@ -427,7 +428,7 @@ def main() -> None:
         places = range(rank, args.prompts, world)  # this rank's share of the prompts; a group is never split
         indices = policy.batch_indices(step, args.prompts, len(fitting), args.seed)
         sampler.load(model)
-        groups = roll_out(sampler, tokenizer, [fitting[indices[p]] for p in places], [(args.seed, step, p) for p in places], args)
+        groups = roll_out(sampler, tokenizer, [examples[fitting[indices[p]]] for p in places], [(args.seed, step, p) for p in places], args)
         sampled = time.time()
         score(groups)
         for group in groups:

@@ -9,7 +9,7 @@ import torch
 import bigrpo
 import policy
 import sft
-import toy
+from runs import tiny
 
 torch.set_num_threads(1)
 
@@ -17,13 +17,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny checkpoint and an example file, of output prediction, made without a sandbox."""
-    path = tmp_path_factory.mktemp("sft")
-    rows = [{"id": str(i), "prompt": f"a = {i}\nassert f({i}) == ??", "response": f"<reasoning></reasoning><print>a: {i}</print><answer>{i}</answer>",
-             "anchors": [["a", str(i)], ["b", str(i)]], "output": str(i), "task": "output", "instrumented": "", "call": "f()"} for i in range(8)]
-    toy.write_jsonl(path / "examples.jsonl", rows)
-    tokenizer = toy.make_tokenizer([row["prompt"] for row in rows])
-    policy.save(toy.make_model(tokenizer, width=32, layers=1), tokenizer, path / "model")
-    return path
+    return tiny(tmp_path_factory.mktemp("sft"))
 
 
 def run(monkeypatch, module, *words):

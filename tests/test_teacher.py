@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import augment
 import policy
 import toy
+from test_augment import command
 from tools import teacher
 
 CODE = """
@@ -360,16 +361,6 @@ def test_concurrency_is_used_and_bounded(serve):
     server = serve(lambda prompt, times: time.sleep(0.05) or prompt)
     ask, _ = teacher.endpoint(server.url, "tiny", concurrency=4)
     assert ask(list("abcdefghijkl")) == list("abcdefghijkl") and server.most == 4
-
-
-def command(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["augment.py", *map(str, arguments)])
-    try:
-        augment.main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    return code, *capsys.readouterr()
 
 
 @pytest.fixture
