@@ -38,7 +38,6 @@ import json
 import os
 import re
 import sys
-import time
 from collections import Counter
 from math import comb
 from pathlib import Path
@@ -233,7 +232,7 @@ def run(args) -> None:
         policy.fail("--samples above 1 needs a --temperature above 0: greedy responses are all alike")
     model, tokenizer = None, None
     for name, benchmark, anchors, out in parts(args):
-        start, rows, dropped = time.time(), None, Counter()
+        rows, dropped = None, Counter()
         if benchmark is None:
             questions = read_examples(args)
         else:
@@ -245,7 +244,7 @@ def run(args) -> None:
         samples = generate(model, tokenizer, prompts, partial_of(out), args)
         items = score_responses(tokenizer, questions, samples, benchmark, rows)
         result = {"settings": {name: str(value) for name, value in vars(args).items()} | {"data": name}, "benchmark": name, "anchors": anchors,
-                  "n": len(questions), "seconds": time.time() - start, **numbers(items, args.seed), "without_anchors": dict(dropped)}
+                  "n": len(questions), **numbers(items, args.seed), "without_anchors": dict(dropped)}
         if benchmark is not None:
             result |= benchmark.extra(items, lambda ids, values: mean(ids, values, args.seed))
         with policy.writing(out):
