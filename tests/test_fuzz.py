@@ -8,6 +8,7 @@ import json
 import math
 import random
 import string
+import sys
 
 import pytest
 
@@ -158,6 +159,7 @@ PARSERS = {"augment.py": augment, "sft.py": sft, "bigrpo.py": bigrpo, "evaluate.
 @pytest.mark.parametrize("script", PARSERS)
 def test_command_lines(script, count, capsys):
     parser, rng = PARSERS[script].build_parser(), random.Random(5)
+    sys.stderr.reconfigure(errors="backslashreplace")  # as it is outside pytest
     actions = {name: choice for action in parser._actions if isinstance(action.choices, dict) for name, choice in action.choices.items()}
     for _ in range(count):
         name, chosen = rng.choice([*actions.items()]) if actions else (None, parser)
@@ -166,6 +168,7 @@ def test_command_lines(script, count, capsys):
         for _ in range(rng.randint(0, 3)):
             words.append(rng.choice(flags) if rng.random() < 0.9 else text(rng))
             words.append(rng.choice((text(rng), str(rng.randint(-2, 99)), str(rng.uniform(-1, 2)), "nan", "1")))
+        words = [word.replace("\ud800", "\udcff") for word in words]  # the surrogates of a command line are those of bytes that are no UTF-8
         args = read(parser.parse_args, words, capsys=capsys)
         for value in vars(args or argparse.Namespace()).values():
             assert not isinstance(value, (int, float)) or math.isfinite(value) and 0 <= value < 2**63
