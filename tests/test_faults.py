@@ -15,7 +15,8 @@ import torch
 
 import bigrpo
 import policy
-from runs import kill_at, metrics, replace, run, send, tiny, weights
+from runs import finish, kill_at, metrics, replace, run, send, start, tiny, weights
+from tools import soak
 
 SCRIPTS = ["sft", "bigrpo"]
 
@@ -231,20 +232,26 @@ def commit(result):
     return "<input>1</input><print>a: 1</print><answer>1</answer>", [0] * len(result[1])
 
 
-def commit_and_kill(call: int) -> None:
+def commit_and(target: str = "", call: int = 0, action=None) -> None:
+    """`prepare` of a run whose responses all commit to an input, and in which action() comes before the call-th call of a function."""
     poison("policy.decode", 1, commit)
-    if call:
-        replace("rewards.score_many", call, kill_workers)
+    if action:
+        replace(target, call, action)
+
+
+def of_inputs(folder: Path, path: Path) -> Path:
+    """The tiny model's examples as input prediction: the sandbox has work in every step."""
+    program = "def f(a):\n    print(f'a: {a}')\n    return a\n"
+    rows = [json.loads(line) | {"task": "input", "instrumented": program, "call": "f(1)"} for line in (folder / "examples.jsonl").read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 def test_a_sandbox_that_is_killed_in_the_middle_changes_no_reward(folder, tmp_path):
-    program = "def f(a):\n    print(f'a: {a}')\n    return a\n"
-    rows = [json.loads(line) | {"task": "input", "instrumented": program, "call": "f(1)"} for line in (folder / "examples.jsonl").read_text().splitlines()]
-    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, call in (("whole", 0), ("killed", 3)):
-        words = ("--data", tmp_path / "examples.jsonl", "--steps", 4)
-        assert run(folder, "bigrpo", tmp_path / name, *words, rewarded=False, prepare=commit_and_kill, arguments=(call,)) == 0, said(tmp_path / name)
+    words = ("--data", of_inputs(folder, tmp_path / "examples.jsonl"), "--steps", 4)
+    for name, arguments in (("whole", ()), ("killed", ("rewards.score_many", 3, kill_workers))):
+        assert run(folder, "bigrpo", tmp_path / name, *words, rewarded=False, prepare=commit_and, arguments=arguments) == 0, said(tmp_path / name)
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
     assert 0 < sum(record["final_reward"] for record in metrics(tmp_path / "whole")) < 4
 
@@ -284,6 +291,41 @@ def test_memory_that_does_not_suffice_for_halves_or_for_several_ranks_ends_with_
     with pytest.raises(SystemExit):
         policy.accumulate(gradient, torch.nn.Linear(1, 1))
     assert calls == [1, 2, 1] and "lower --token-budget" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A long run stays what it was
+
+
+def leak() -> None:
+    """A file that is opened in every step and never closed."""
+    real, kept = bigrpo.score, []
+    bigrpo.score = lambda groups: (kept.append(open(os.devnull)), real(groups))
+
+
+def commit_and_leak(leaks: bool) -> None:
+    commit_and()
+    if leaks:
+        leak()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("leaks", [False, True])
+def test_open_files_processes_and_memory_stay_flat_and_a_leak_is_found(folder, tmp_path, leaks):
+    words = ("--data", of_inputs(folder, tmp_path / "examples.jsonl"), "--steps", 40)
+    process = start(folder, "bigrpo", tmp_path / "out", *words, rewarded=False, prepare=commit_and_leak, arguments=(leaks,))
+    rows = soak.watch(process.pid, process.is_alive, tmp_path / "out" / "metrics.jsonl", pause=0.01)
+    assert finish(process) == 0 and len(rows) > 20
+    assert [name for name in soak.grown(rows) if name != "cpu"] == ["files"] * leaks  # so short a step has no CPU time to speak of
+    assert max(row["processes"] for row in rows) > 1  # the sandbox's are among them
+
+
+@pytest.mark.parametrize("name", soak.MOST)
+def test_whatever_grows_in_a_long_run_is_named(name):
+    flat = [{"memory": 400.0, "files": 5, "processes": 3, "cpu": 0.1} for _ in range(100)]
+    steep = [row | {name: row[name] * (1 + step / 50)} for step, row in enumerate(flat)]
+    spike = [row | {name: row[name] * 9} if step % 10 == 0 else row for step, row in enumerate(flat)]
+    assert soak.grown(flat) == soak.grown(spike) == soak.grown(steep[::-1]) == [] and soak.grown(steep) == [name]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
