@@ -1,6 +1,9 @@
 """Several ranks by torchrun, on CPU with gloo: the same run as one process, and one that fails ends them all."""
 
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +29,10 @@ if os.environ.get("STOP"):
     policy.seal = slow_seal
     if os.environ["RANK"] == "0":
         runs.replace("policy.optimizer_step", 2, runs.send, signal.SIGTERM)
+if kill := os.environ.get("KILL"):  # rank, function, call
+    rank, target, call = kill.split()
+    if rank == os.environ["RANK"]:
+        runs.replace(target, int(call), runs.send, signal.SIGKILL)
 script = __import__(sys.argv.pop(1))
 script.main()
 """
@@ -45,8 +52,35 @@ def folder(tmp_path_factory):
     return path
 
 
+def as_rank(rank: int, count: int, port: int, kill: tuple) -> None:
+    """What torchrun does for a process that it starts; and SIGKILL for the rank kill[0] at the kill[2]-th call of the function kill[1]."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+    if kill and kill[0] == rank:
+        runs.replace(*kill[1:], runs.send, signal.SIGKILL)
+
+
+def forked(count: int, folder: Path, script: str, out: Path, kill: tuple = ()) -> list[int]:
+    """The exit codes of the ranks of a run, started without torchrun: at once, where that takes seconds to import."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [runs.start(folder, script, out, "--token-budget", 60, prepare=as_rank, arguments=(rank, count, port, kill)) for rank in range(count)]
+    return [runs.finish(process) for process in processes]
+
+
 def weights(path):
     return policy.load(str(path / "model"))[0].state_dict()
+
+
+def agree(one, other, steps):
+    """Both runs have every step once, and metrics and weights that are equal but for rounding."""
+    assert [record["step"] for record in runs.metrics(one)] == [record["step"] for record in runs.metrics(other)] == list(range(steps))
+    for a, b in zip(runs.metrics(one), runs.metrics(other)):
+        assert a.get("warnings") == b.get("warnings")
+        assert {**b, "warnings": 0} == pytest.approx({**a, "warnings": 0}, rel=1e-4, abs=1e-5)
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(other)[name], value, rtol=0, atol=1e-3)  # Muon computes in bf16
 
 
 @pytest.mark.parametrize("script, words", [("sft", ["--epochs", 2, "--lr", 0.05]), ("bigrpo", ["--steps", 4, "--beta", 0.1, "--prompts", 5])])
@@ -66,13 +100,36 @@ def test_two_ranks_end_where_one_process_does_also_when_they_are_stopped_on_the_
     one, before = runs.metrics(tmp_path / "1"), weights(folder)
     assert len(one) == 4 and all(record["grad_norm"] > 1e-3 for record in one)
     for out in ("2", "3")[:1 + (script == "bigrpo")]:
-        assert len(runs.metrics(tmp_path / out)) == 4
-        for a, b in zip(one, runs.metrics(tmp_path / out)):
-            assert a.get("warnings") == b.get("warnings")
-            assert {**b, "warnings": 0} == pytest.approx({**a, "warnings": 0}, rel=1e-4, abs=1e-5)
-        for name, value in weights(tmp_path / "1").items():
-            torch.testing.assert_close(weights(tmp_path / out)[name], value, rtol=0, atol=1e-3)  # Muon computes in bf16
-            assert (value - before[name]).abs().max() > 2e-3 or value.ndim == 1  # it learns something
+        agree(tmp_path / "1", tmp_path / out, 4)
+    for name, value in weights(tmp_path / "1").items():
+        assert (value - before[name]).abs().max() > 2e-3 or value.ndim == 1  # it learns something
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["sft", "bigrpo"])
+def test_two_kills_on_two_ranks_change_nothing_but_the_rounding(folder, tmp_path, script):
+    words = [folder / "run.py", script, "--model", folder / "model", "--data", folder / "examples.jsonl", *runs.WORDS[script], "--save-every", 2]
+    for out, kills in (("whole", []), ("killed", ["1 policy.optimizer_step 4", "0 policy.seal 2"])):
+        for kill in kills:
+            done = torchrun(2, *words, "--out", tmp_path / out, KILL=kill)
+            assert done.returncode and "Signal 9 (SIGKILL)" in done.stderr, done.stderr[-3000:]
+        done = torchrun(2, *words, "--out", tmp_path / out)
+        assert done.returncode == 0 and ("going on after step 4" in done.stderr) == bool(kills), done.stderr[-3000:]
+    agree(tmp_path / "whole", tmp_path / "killed", 12)
+
+
+@pytest.mark.parametrize("script", [pytest.param("sft", marks=pytest.mark.slow), "bigrpo"])
+def test_a_run_whose_ranks_are_killed_goes_on_also_with_another_number_of_them(folder, tmp_path, script):
+    assert forked(1, folder, script, tmp_path / "whole") == [0]
+    out = tmp_path / "killed"
+    first = forked(2, folder, script, out, (1, "policy.optimizer_step", 4))  # in step 3, after the checkpoint of two steps
+    second = forked(2, folder, script, out, (0, "policy.seal", 2))  # while the checkpoint of six steps is written
+    assert first[1] == second[0] == -signal.SIGKILL and first[0] > 0 and second[1] > 0, out.with_suffix(".log").read_text()
+    assert [path.name for path in policy.checkpoints(out / "checkpoints")] == ["step-000002", "step-000004"]
+    assert forked(1, folder, script, out, (0, "policy.optimizer_step", 4)) == [-signal.SIGKILL]  # 2 -> 1, up to step 7
+    assert forked(2, folder, script, out) == [0, 0]  # 1 -> 2
+    assert [int(step) for step in re.findall("going on after step (.*)", out.with_suffix(".log").read_text())] == [2, 4, 6]
+    agree(tmp_path / "whole", out, 12)
 
 
 FAILS = """
