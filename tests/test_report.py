@@ -245,6 +245,14 @@ def test_our_rows_stand_beside_the_papers(tmp_path, monkeypatch, capsys):
     assert [one["label"] for one in numbers] == ["o", "i", "p", "r"] and "items" not in numbers[0] and numbers[3]["tasks"] == tasks
 
 
+def test_two_results_of_one_condition_are_not_one(tmp_path, monkeypatch, capsys):
+    files = [result_file(tmp_path / name, "cruxeval-output", True) for name in ("a.json", "b.json")]
+    monkeypatch.setattr(sys, "argv", ["report.py", "--results", *map(str, files), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "two results of runs/m with anchors on cruxeval-output" in capsys.readouterr().err
+
+
 def test_the_papers_columns_are_those_of_the_method():
     # the full method's row and its averages over output and input: (91.6 + 90.5) / 2 and (88.4 + 84.5) / 2
     full = dict(zip(report.COLUMNS, report.PAPER["full"]))

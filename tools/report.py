@@ -176,6 +176,8 @@ def paper_tables(results: list[dict]) -> str:
         found = {name: metric for name, metric in benchmark_metrics(result).items() if name in COLUMNS}
         if found:
             key = result["settings"]["model"], "with anchors" if result["anchors"] else "without anchors"
+            if twice := found.keys() & ours.get(key, {}).keys():
+                fail(f"two results of {key[0]} {key[1]} on {min(twice)}: give one of them")
             ours.setdefault(key, {}).update(found)
             has_anchors[key] = result["anchors"]
     columns = [name for name in COLUMNS if any(name in row for row in ours.values())]
