@@ -34,6 +34,7 @@ Decisions where the paper is silent:
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -297,7 +298,8 @@ def score_responses(tokenizer, questions, samples, benchmark, rows) -> list[dict
         answers = [benchmark.generation(rows[q], text) for (q, _), text in zip(flat, texts)]
         judged = iter(judge(benchmark, [(rows[q], answer) for (q, _), answer in zip(flat, answers) if answer is not None]))
         statuses = ["" if answer is None else next(judged) for answer in answers]
-        finals = official_finals(benchmark, [q for q, _ in flat], statuses)
+        by_question = itertools.groupby(zip(flat, statuses), key=lambda pair: pair[0][0])
+        finals = [None if right is None else float(right) for _, some in by_question for right in verdicts(benchmark, [status for _, status in some])]
     items = []
     for i, (q, sample) in enumerate(flat):
         question, count = questions[q], sum(masks[i])
@@ -309,13 +311,6 @@ def score_responses(tokenizer, questions, samples, benchmark, rows) -> list[dict
                       "ended": sample is not None and sample.ended, "response": texts[i], "program": question["shown"],
                       "call": question["call"], "output": question["output"], "task": question["task"]})
     return items
-
-
-def official_finals(benchmark, problems: list[int], statuses: list[str]) -> list[float | None]:
-    """1.0, 0.0, or None for a response that leaves n. A response without an answer ("") is wrong."""
-    asked = Counter(q for q, status in zip(problems, statuses) if not (status == "skipped" and benchmark.skipped_leave_n))
-    return [None if status == "missing" or status == "skipped" and benchmark.skipped_leave_n and asked[q] else float(status == "ok")
-            for q, status in zip(problems, statuses)]
 
 
 def failure(sample, text: str, answer: str | None) -> str:
@@ -405,7 +400,7 @@ def score(args) -> None:
     generations = {name: [benchmark.gold(row)] for name, row in rows.items()} if str(args.generations) == "gold" else read_generations(args.generations, rows)
     statuses = iter(judge(benchmark, [(rows[name], text) for name, texts in generations.items() for text in texts]))
     by_problem = {name: [next(statuses) for _ in texts] for name, texts in generations.items()}
-    raw = {name: verdicts(benchmark, some) for name, some in by_problem.items()}
+    raw = {name: [right for right in verdicts(benchmark, some) if right is not None] for name, some in by_problem.items()}
     at = {k: mean_pass_at_k(raw, k) for k in (1, 5)}
     with policy.writing(args.out):
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -258,8 +258,10 @@ def judge(benchmark, pairs: list[tuple[dict, str]]) -> list[str]:
     return statuses
 
 
-def verdicts(benchmark, statuses: list[str]) -> list[bool]:
-    """One problem's statuses as official verdicts; see skipped_leave_n and "missing"."""
-    run = [status for status in statuses if status != "missing"]
-    counted = [status for status in run if not (status == "skipped" and benchmark.skipped_leave_n)]
-    return [status == "ok" for status in counted] or [False] * len(run)
+def verdicts(benchmark, statuses: list[str]) -> list[bool | None]:
+    """One problem's statuses as official verdicts. None leaves n: a missing package always, a skipped response where the benchmark
+    says so and another response of the problem stays."""
+    leave = {"missing", "skipped"} if benchmark.skipped_leave_n else {"missing"}
+    if not set(statuses) - leave:
+        leave = {"missing"}
+    return [None if status in leave else status == "ok" for status in statuses]
