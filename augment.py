@@ -824,7 +824,9 @@ def problem_of(original, first, second, max_anchors: int) -> str | None:
         return f"the program does not run: {original.status}"
     if len(shown) > max_anchors or first.status == "output":
         return f"more than {max_anchors} anchors"
-    if first.status != "ok" or (original.value, original.stdout) != (first.value, first.stdout):
+    if first.status != "ok":
+        return f"with its anchors the program does not run: {first.status}"
+    if (original.value, original.stdout) != (first.value, first.stdout):
         return "the anchors change the result"
     if not shown:
         return "no anchor is printed"

@@ -446,6 +446,8 @@ DROPS = {
     "no function is defined at the top level": ("print(int(input()) + 1)", "1"),
     "the program does not run: error": ("def f():\n    x = 1\n    return 1 / 0", "f()"),
     "the anchors change the result": ("import inspect\ndef f():\n    x = 1\n    return len(inspect.currentframe().f_code.co_names)", "f()"),
+    "with its anchors the program does not run: error": (
+        "def f():\n    class A:\n        def __repr__(self): return str(1 / 0)\n    a = A()\n    return 1", "f()"),
     "an anchor inside a loop": ("def f(xs):\n    for x in xs:\n        print(f'x: {x}')\n    return 1", "f([1])"),
     "no anchor is printed": ("def f(a):\n    if a: return 1", "f(0)"),
     "more than 3 anchors": ("def f():\n    a = 1\n    b = 2\n    c = 3\n    return c", "f()"),
