@@ -365,7 +365,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("runs/rl"), help="folder for model, settings, metrics and rollouts")
     add("--explain", action="store_true", help="print a worked group and exit")
     # sampling
-    add("--steps", type=policy.positive(int), default=250, help="batches of rollouts")
+    add("--steps", type=policy.positive(int), default=320, help="batches of rollouts")
     add("--prompts", type=policy.positive(int), default=32, help="prompts per step, over all ranks")
     add("--group", type=policy.positive(int), default=8, help="G, rollouts per prompt (the paper: 5)")
     add("--temperature", type=policy.positive(float), default=1.0, help="divides the logits in sampler and trainer alike")

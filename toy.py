@@ -317,7 +317,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Make toy programs, a tokenizer and a tiny random model.")
     parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder to write to")
     parser.add_argument("--sft", type=whole("count", 0), default=8000, help="number of programs for sft.py")
-    parser.add_argument("--rl", type=whole("count", 0), default=8000, help="number of programs for bigrpo.py")
+    parser.add_argument("--rl", type=whole("count", 0), default=10240, help="number of programs for bigrpo.py")
     parser.add_argument("--test", type=whole("count", 0), default=1000, help="number of programs for evaluate.py")
     parser.add_argument("--difficulty", type=int, default=3, choices=range(1, 10), help="statements per program of RL and test, about")
     parser.add_argument("--sft-difficulty", type=int, default=2, choices=range(1, 10), help="the same of the warm start")
