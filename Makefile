@@ -1,4 +1,4 @@
-# make demo | test | test-slow | bench: each makes .venv and installs requirements.txt first, if that has not been done; test-vllm makes .venv-vllm.
+# make demo | test | test-slow | bench | ablation: each makes .venv and installs requirements.txt first, if that has not been done; test-vllm makes .venv-vllm.
 
 PYTHON ?= python3
 OUT ?= runs
@@ -57,4 +57,7 @@ test-slow: .venv/installed
 bench: .venv/installed
 	$(RUN) tools/bench.py
 
-.PHONY: demo test test-vllm test-slow bench
+ablation: .venv/installed
+	$(RUN) tools/ablation.py
+
+.PHONY: demo test test-vllm test-slow bench ablation

@@ -1,0 +1,133 @@
+"""tools/ablation.py: what its variants do to the credit, worked by hand; its intervals; and that it goes on where it was."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import bigrpo
+import policy
+from tools import ablation
+
+ARGS = argparse.Namespace(norm="none", advantage="bilevel", lam=0.0, center_intra=False)
+
+
+def group(*rows):
+    """Rollouts of (states written, step rewards, answer's reward); the text of a state is one letter."""
+    found = []
+    for states, step_rewards, final in rows:
+        text = "".join(f"<print>{state}</print>" for state in states) + "<answer>0</answer>"
+        found.append(bigrpo.Rollout({}, [], policy.Sample(list(range(len(text))), [], True), text, list(range(len(text))), list(step_rewards),
+                                    [True] * len(step_rewards), final))
+    return found
+
+
+def credit(name, rollouts, **changes):
+    """The step advantages of a variant, [G, n]."""
+    ablation.VARIANTS[name](bigrpo.assign_credit, rollouts, argparse.Namespace(**vars(ARGS) | changes))
+    return [[round(a, 3) for a in rollout.step_advantage] for rollout in rollouts]
+
+
+def test_equal_state_compares_only_what_agrees_so_far():
+    # the second step: two rollouts come from state a (1 and 0: mean 1/2), two from x (1 and 1: no spread); in the plain form the mean is 3/4
+    rollouts = group(("ab", [1, 1], 1), ("ac", [1, 0], 0), ("xb", [0, 1], 1), ("xb", [0, 1], 1))
+    assert credit("equal-state", rollouts) == [[0.5, 0.5], [0.5, -0.5], [-0.5, 0.0], [-0.5, 0.0]]
+    assert credit("equal-state", rollouts[:3]) == [[0.333, 0.5], [0.333, -0.5], [-0.667, 0.0]]  # a rollout alone has nobody to be compared with
+
+
+def test_first_error_masks_what_comes_after_it():
+    rollouts = group(("ab", [1, 1], 1), ("ac", [1, 0], 0), ("xb", [0, 1], 1))
+    assert credit("first-error", rollouts) == [[0.333, 0.5], [0.333, -0.5], [-0.667, 0.0]]  # the third's second step counts nowhere
+    assert [rollout.mask for rollout in rollouts] == [[True, True]] * 3  # what is logged stays
+
+
+def test_right_only_takes_the_steps_of_wrong_answers_for_wrong():
+    rollouts = group(("ab", [1, 1], 1), ("ab", [1, 1], 0))
+    assert credit("right-only", rollouts) == [[0.5, 0.5], [-0.5, -0.5]]
+    assert [rollout.step_rewards for rollout in rollouts] == [[1, 1], [1, 1]]
+
+
+def test_no_return_leaves_the_last_anchor_without_step_credit():
+    assert credit("no-return", group(("ab", [1, 1], 1), ("xy", [0, 0], 0)), lam=1.0) == [[1.5, 0.0], [-0.5, 0.0]]
+
+
+def test_length_free_gives_every_step_the_same_sum():
+    rollouts = group(("a", [1], 1), ("b", [0], 0))
+    for rollout, states in zip(rollouts, (("a", "bcdefgh"), ("x", "y"))):
+        rollout.text = "".join(f"<print>{state}</print>" for state in states) + "<answer>0</answer>"
+        rollout.starts, rollout.step_rewards, rollout.mask = list(range(len(rollout.text))), [float(states[0] == "a")] * 2, [True] * 2
+    sums = {}
+    for name in ("plain", "length-free"):
+        run = bigrpo.assign_credit if name == "plain" else lambda some, args: ablation.length_free(bigrpo.assign_credit, some, args)
+        run(rollouts, ARGS)
+        first = rollouts[0]
+        split = first.text.index("</print>") + len("</print>")
+        end = first.text.index("<answer>")
+        steps = first.advantage - first.final_advantage
+        sums[name] = steps[:split].sum().item(), steps[split:end].sum().item(), steps[end:].abs().max().item()
+    assert sums["plain"] == pytest.approx((0.5 * 16, 0.5 * 22, 0))  # blocks of 16 and 22 characters, each a token here
+    assert sums["length-free"] == pytest.approx((0.5 * 19, 0.5 * 19, 0))  # as much in all
+
+
+def test_a_variant_lives_in_one_run_only(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(bigrpo, "main", lambda: bigrpo.assign_credit(group(("ab", [1, 1], 1), ("ab", [1, 1], 0)), ARGS) or seen.append(sys.argv[1:]))
+    monkeypatch.setattr(sys, "argv", ["ablation.py"])
+    before = bigrpo.assign_credit
+    ablation.train_variant("right-only", ["--steps", "3"])
+    assert bigrpo.assign_credit is before and seen == [["--steps", "3"]]
+
+
+def result(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"items": [{"id": f"{i}-{task}", "task": task, "final": final, "steps": steps} for i, (task, final, steps) in enumerate(rows)]}))
+    return path
+
+
+def test_paired_differences_are_means_over_seeds(tmp_path):
+    # seed 0: output 1 of 2 -> 2 of 2 (+50), input 0 of 1 -> 0 of 1; steps 3 of 4 -> 4 of 4. Seed 1: nothing changes.
+    rows = [("output", 1, [1, 1]), ("output", 0, [1, 0]), ("input", 0, [])]
+    better = [("output", 1, [1, 1]), ("output", 1, [1, 1]), ("input", 0, [])]
+    files = {(name, seed): result(tmp_path / name / f"{seed}.json", better if (name, seed) == ("b", 0) else rows) for name in "ab" for seed in (0, 1)}
+    found = ablation.paired([files["a", 0], files["a", 1]], [files["b", 0], files["b", 1]], draws=400)
+    assert found["final_output"][0] == 25 and found["final_input"] == (0, 0, 0) and found["step"][0] == 12.5
+    low, high = found["final_output"][1:]
+    assert low == 0 and 25 < high <= 100
+    result(files["b", 0], rows[:2])
+    with pytest.raises(SystemExit):
+        ablation.paired([files["a", 0]], [files["b", 0]])
+
+
+def test_the_interval_is_students():
+    assert ablation.interval([1.0, 3.0]) == "2.0 ± 12.7" and ablation.interval([5.0]) == "5.0" and ablation.interval([None]) == "none"
+
+
+def test_jobs_wait_for_what_they_need_and_are_done_once(tmp_path):
+    def job(name, *needs, code="open({!r}, 'x')"):  # a second time that would fail
+        return ablation.Job(name, ((tmp_path / name, [sys.executable, "-c", code.format(str(tmp_path / name))]),), tuple(tmp_path / need for need in needs))
+
+    jobs = [job("c", "b"), job("a"), job("b", "a")]
+    for _ in range(2):
+        assert ablation.run_all(jobs, 2, tmp_path) == [] and all((tmp_path / name).exists() for name in "abc")
+    failed = ablation.run_all([job("e", "d"), job("d", code="import sys; sys.exit(3)")], 1, tmp_path)
+    assert failed == [f"d: exit code 3, see {tmp_path / 'logs' / 'd.log'}", "e: not begun, what it needs is missing"]
+
+
+def test_arms_of_a_seed_share_what_is_the_same(tmp_path):
+    jobs = ablation.jobs_of(3, ["sft", "terminal", "bilevel", "coupled"], tmp_path)
+    names = [job.name for job in jobs]
+    assert len(names) == len(set(names)) and sum(": sft_" in name for name in names) == 2  # the coupled arm has its own
+    by_name = {job.name: job for job in jobs}
+    assert by_name["seed 3: terminal"].needs == by_name["seed 3: bilevel"].needs != by_name["seed 3: coupled"].needs
+    commands = [" ".join(map(str, command)) for job in jobs for _, command in job.commands]
+    assert sum("--advantage terminal" in command for command in commands) == 1 and all("--seed" in command for command in commands)
+    assert all(Path(command.split()[1]).exists() for command in commands)
+
+
+def test_unknown_arms_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--arms", "core", "typo"])
+    with pytest.raises(SystemExit):
+        ablation.main()
+    assert "'typo' is no arm" in capsys.readouterr().err
