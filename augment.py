@@ -21,7 +21,10 @@ Departures from the paper, and decisions where it is silent:
    leaves every other byte as it is; only statements that share a line (`a = 1; b = 2`, `if a: return b`) are laid out anew
    where an anchor needs it.
 2. A return inside a loop has its `return_val` anchor, since it runs at most once a call; nothing else in a loop has one, an
-   `else` of a loop included. The limits on anchors count those printed in the run.
+   `else` of a loop included. The limits on anchors count those printed in the run. --loop-anchors K (departure; the paper names it
+   as open): assignments in a loop are anchored in its first K iterations. A counter in the program itself says so, so that whoever
+   reads or runs P' sees which; blocks match the anchors in the order printed, as ever. The last iteration has no anchor of its own,
+   since the one after the loop shows what it left; neither has a loop within a loop, which is shown after it as any loop is.
 3. One function is instrumented, the one that the call runs: helpers may run many times. instrument() without a name takes
    the last function of the module, which in single-file programs is the entry. Methods, coroutines, generators and programs
    without a function are dropped.
@@ -40,6 +43,7 @@ Departures from the paper, and decisions where it is silent:
 import argparse
 import ast
 import contextlib
+import copy
 import dataclasses
 import fcntl
 import functools
@@ -235,10 +239,11 @@ class Source:
 # The rules teacher: P -> P'
 
 
-def instrument(program: str, entry: str | None = None) -> str:
+def instrument(program: str, entry: str | None = None, loop_anchors: int = 0) -> str:
     """The program with anchors in one function (by default its last); unchanged where there is nothing to anchor.
 
-    Raises what ast.parse raises (SyntaxError, ValueError) and RecursionError for code nested too deeply.
+    loop_anchors: iterations of a loop in which it has anchors. Raises what ast.parse raises (SyntaxError, ValueError) and
+    RecursionError for code nested too deeply.
     """
     tree = ast.parse(program)
     function = entry_function(tree, entry)
@@ -247,7 +252,7 @@ def instrument(program: str, entry: str | None = None) -> str:
     nodes = list(own(*function.body))
     if any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in nodes):
         return program  # a generator runs in pieces, when its caller asks
-    return Instrumenter(program, tree, function, nodes).run()
+    return Instrumenter(program, tree, function, nodes, loop_anchors).run()
 
 
 def redefines_print(program: str, tree: ast.Module) -> bool:
@@ -259,10 +264,15 @@ def redefines_print(program: str, tree: ast.Module) -> bool:
 
 
 class Instrumenter:
-    """Walks one function and collects edits. `bound` is always the set of names that are certainly bound at a point."""
+    """Walks one function and collects edits.
 
-    def __init__(self, program: str, tree: ast.Module, function: ast.FunctionDef, nodes: list[ast.AST]):
+    bound is always the set of names that are certainly bound at a point, depth the number of loops around it."""
+
+    def __init__(self, program: str, tree: ast.Module, function: ast.FunctionDef, nodes: list[ast.AST], loop_anchors: int):
         self.source, self.function, self.edits = Source(program), function, []
+        self.counter, self.iterations = "step", loop_anchors
+        while self.counter in program:
+            self.counter += "_"
         self.newline = "\r\n" if "\r\n" in program else "\n" if "\n" in program or "\r" not in program else "\r"
         outer, first = self.source.indent(function), function.body[0]
         self.unit = "    " if self.source.inline(first) else self.source.indent(first)[len(outer):]
@@ -289,43 +299,61 @@ class Instrumenter:
 
     # -- the flow of control
 
-    def suite(self, body, parent, bound, in_loop=False, header=()) -> set | None:
-        """Edit one suite; the names bound after it, None if it never falls through. header: names to anchor first."""
+    def anchors(self, names, depth) -> list[str]:
+        """The lines that anchor these names: none in a loop, or only in its first iterations."""
+        if depth > bool(self.iterations):
+            return []
+        guard = f"if {self.counter} <= {self.iterations}: " if depth else ""
+        return [guard + anchor(name) for name in names]
+
+    def suite(self, body, parent, bound, depth=0, header=()) -> set | None:
+        """Edit one suite; the names bound after it, None if it never falls through. header: lines to put first."""
         inline, falls_through = self.source.inline(body[0]), True
         indent = self.source.indent(parent) + self.unit if inline else self.source.indent(body[0])
         for group in self.groups(body):
             lines = []
             for statement in group:
-                before, head, after, now = self.visit(statement, bound, in_loop)
+                before, head, after, now = self.visit(statement, bound, depth)
                 if statement is body[0]:
-                    before = [anchor(name) for name in header] + before
+                    before = [*header, *before]
                 lines.append((before, head, after))
                 falls_through = falls_through and now is not None
                 bound = bound if now is None else now
             self.edit(group, lines, indent, inline and group[0] is body[0])
         return bound if falls_through else None
 
-    def visit(self, statement, bound, in_loop):
+    def visit(self, statement, bound, depth):
         """(lines before, new head, lines after, names bound after or None) of one statement; edits what is inside it."""
+        before = []
         match statement:
             case ast.Return():
                 return *self.returns(statement, bound), None
             case ast.Raise() | ast.Break() | ast.Continue():
                 return [], "", [], None
             case ast.If() | ast.Try() | ast.TryStar() | ast.With() | ast.Match():
-                return [], "", [], self.branches(statement, bound, in_loop)
+                return [], "", [], self.branches(statement, bound, depth)
             case ast.For() | ast.While():
                 bound = bound | (stored(statement.test) if isinstance(statement, ast.While) else set())
-                for part in suites(statement):
-                    self.suite(part, statement, bound, in_loop=True)
-                certain = set()
+                before, certain = self.loop(statement, bound, depth), set()
             case ast.AnnAssign(value=None):
                 return [], "", [], bound
             case _:
                 certain = stored(statement)
                 bound = bound | certain
-        lines = [anchor(name) for name in changed(statement) if name in certain or name in bound - self.deleted]
-        return [], "", [] if in_loop else lines, bound
+        names = [name for name in changed(statement) if name in certain or name in bound - self.deleted]
+        return before, "", self.anchors(names, depth), bound
+
+    def loop(self, statement, bound, depth) -> list[str]:
+        """Edit the suites of a loop; the lines before it, which start the counter where an anchor in the loop needs one."""
+        inside, edits = bound | (stored(statement.target) if isinstance(statement, ast.For) else set()), len(self.edits)
+        self.suite(statement.body, statement, inside, depth + 1)
+        counted = any(f"if {self.counter} <=" in text for _, _, text in self.edits[edits:])
+        if counted:
+            del self.edits[edits:]
+            self.suite(statement.body, statement, inside, depth + 1, header=[f"{self.counter} += 1"])
+        if statement.orelse:
+            self.suite(statement.orelse, statement, bound, depth=2)  # it runs after the loop, where the counter says nothing
+        return [f"{self.counter} = 0"] * counted
 
     def returns(self, statement: ast.Return, bound):
         """(lines before, new head, lines after) of a return."""
@@ -338,13 +366,13 @@ class Instrumenter:
             return [f"return_val = {value.id}", line], "", []
         return [], "return_val = ", [line, "return return_val"]
 
-    def branches(self, statement, bound, in_loop) -> set | None:
+    def branches(self, statement, bound, depth) -> set | None:
         """Edit the suites of an if, try, with or match; the names bound after it."""
-        suite = functools.partial(self.suite, parent=statement, in_loop=in_loop)
+        suite = functools.partial(self.suite, parent=statement, depth=depth)
         match statement:
             case ast.If(test=test, body=body, orelse=orelse):
                 bound = bound | stored(test)
-                header = [name for name in changed(test) if name in bound and not in_loop]
+                header = self.anchors([name for name in changed(test) if name in bound], depth)
                 has_elif = bool(orelse) and self.source.text.startswith("elif", self.source.start(orelse[0]))
                 results = [suite(body, bound=bound, header=header)]
                 results.append(suite(orelse, bound=bound, header=[] if has_elif else header) if orelse else bound)
@@ -355,8 +383,8 @@ class Instrumenter:
             case ast.Match(subject=subject, cases=cases):
                 bound = bound | stored(subject)
                 for case in cases:
-                    names = [] if in_loop else captures(case.pattern)
-                    self.suite(case.body, case.pattern, bound | set(names), in_loop, names)
+                    names = captures(case.pattern)
+                    self.suite(case.body, case.pattern, bound | set(names), depth, self.anchors(names, depth))
                 return bound
         result = suite(statement.body, bound=bound)
         if statement.orelse:
@@ -411,7 +439,7 @@ def captures(pattern: ast.pattern) -> list[str]:
     return list(dict.fromkeys(name for name in names if name not in (None, "_")))
 
 
-def loop_anchors(tree: ast.Module) -> bool:
+def anchored_loops(tree: ast.Module) -> bool:
     """True if an anchor other than a return's stands inside a loop."""
     return any(anchor_name(inner) not in (None, "return_val")
                for loop in ast.walk(tree) if isinstance(loop, LOOPS) for inner in statements([loop]))
@@ -476,7 +504,7 @@ def one_line(code: str) -> str:
 
 
 def fill_in(node: ast.AST, known: dict[str, str]) -> str:
-    """The node's source on one line with known values; without them if that is too long. Changes the node."""
+    """The node's source on one line with known values; without them if that is too long."""
     plain = one_line(ast.unparse(node))
     known = dict(known)
     for inner in ast.walk(node):
@@ -484,17 +512,54 @@ def fill_in(node: ast.AST, known: dict[str, str]) -> str:
             for name in [inner.arg] if isinstance(inner, ast.arg) else changed(inner.target):
                 known.pop(name, None)
     try:
-        text = one_line(ast.unparse(FillIn(known).visit(node)))
+        text = one_line(ast.unparse(FillIn(known).visit(copy.deepcopy(node))))
     except ValueError:  # an f-string cannot hold every value
         return plain
     return text if len(text) <= PIECE_LIMIT else plain
+
+
+def guarded(statement: ast.stmt) -> ast.stmt | None:
+    """The anchor A of `if step <= 2: A`, None for another statement."""
+    match statement:
+        case ast.If(test=ast.Compare(left=ast.Name(), ops=[ast.LtE()], comparators=[ast.Constant()]), body=[inner], orelse=[]):
+            return inner if anchor_name(inner) else None
+    return None
+
+
+class Uncounted(ast.NodeTransformer):
+    """Takes the counters of --loop-anchors out of P', for reading; loops: {loop: (its counter, iterations with anchors)}."""
+
+    def __init__(self, function: ast.FunctionDef):
+        loops = [statement for statement in statements(function.body) if isinstance(statement, LOOPS)]
+        guards = {loop: next(filter(guarded, statements(loop.body)), None) for loop in loops}
+        self.loops = {loop: (guard.test.left.id, guard.test.comparators[0].value) for loop, guard in guards.items() if guard}
+        self.counters = {counter for counter, _ in self.loops.values()}
+        self.visit(function)
+
+    def visit_If(self, node):
+        return guarded(node) if guarded(node) and node.test.left.id in self.counters else self.generic_visit(node)
+
+    def visit_Assign(self, node):  # a constant in its place, which stands for nothing
+        return ast.copy_location(ast.Expr(ast.Constant(None)), node) if self.counters & set(changed(node)) else node
+
+    visit_AugAssign = visit_Assign
+
+    def around(self, line: int) -> ast.stmt | None:
+        """The loop with a counter that holds this line."""
+        return next((loop for loop in self.loops if loop.lineno < line <= loop.end_lineno), None)
+
+    def iteration(self, loop: ast.stmt | None, state: dict[str, str]) -> int:
+        """The iteration of the loop in this state, from 1, if it is one of those that have anchors, else 0."""
+        counter, most = self.loops.get(loop, ("", 0))
+        number = int(state.get(counter, 1))
+        return number if number <= most else 0
 
 
 class WithoutAnchors(ast.NodeTransformer):
     """Turns the anchored returns of P' back into those of P, for reading."""
 
     def visit_Expr(self, node):
-        return None if anchor_name(node) else node
+        return None if anchor_name(node) or isinstance(node.value, ast.Constant) else node
 
     def visit_Assign(self, node):
         return ast.Return(node.value) if returned(node) else node
@@ -570,17 +635,43 @@ def pieces(body: list[ast.stmt], after: int, before: int, known: dict[str, str])
     return found
 
 
+def iteration_pieces(loop: ast.stmt, state: dict[str, str], known: dict[str, str]) -> list[str]:
+    """What begins an iteration: `while 2 < 5`, or the values `x = 3` of the loop's target in this state, which become known."""
+    if isinstance(loop, ast.While):
+        return [f"while {fill_in(loop.test, known)}"]
+    found = []
+    for name in changed(loop.target):
+        known.pop(name, None)
+        if name in state and name not in changed(*loop.body):  # else the state no longer holds what the iteration began with
+            known[name] = state[name]
+            found.append(f"{name} = {state[name]}")
+    return [piece for piece in found if len(piece) <= PIECE_LIMIT]
+
+
 def reasoning(function: ast.FunctionDef, anchors: list[tuple], states: list[dict]) -> list[str]:
     """A text per anchor: the source since the anchor before, with the arguments and the states so far filled in.
 
-    anchors: (line in P', name, text); states: from read_snapshots. Two anchors of one statement share its text. Changes
-    the AST.
+    anchors: (line in P', name, text); states: from read_snapshots. Two anchors of one statement share its text. Where anchors in
+    a loop end, the text after it is that of the whole loop, with the values with which it goes on. Changes the AST.
     """
-    texts, previous = [""], 0
+    texts, previous, counters = [""], 0, Uncounted(function)
     shown = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
-    for (line, name, _), state in zip(anchors, states):
+    for (line, name, _), state, now in zip(anchors, states, states[1:]):
         known = {key: value for key, value in state.items() if key in shown}
-        found = pieces(function.body, previous if line > previous else 0, line, known)
+        loop, left = counters.around(line), counters.around(previous)
+        number, found, body = counters.iteration(loop, now), [], function.body
+        if number and loop is left and line > previous and number == counters.iteration(loop, state):
+            body, after = loop.body, previous  # the same iteration goes on
+        else:
+            after = left.lineno - 1 if left else previous
+            if number:  # another iteration begins
+                if loop is not left:
+                    found = pieces(body, after, loop.lineno, known)
+                    found += [f"for {ast.unparse(loop.target)} in {fill_in(loop.iter, known)}"] if isinstance(loop, ast.For) else []
+                found += iteration_pieces(loop, now, known)
+                shown.update(changed(getattr(loop, "target", ast.Pass())))
+                body, after = loop.body, loop.lineno
+        found += pieces(body, after if line > after else 0, line, known)
         texts.append("; ".join(found) or texts[-1])
         shown.add(name)
         previous = line
@@ -601,8 +692,8 @@ def goal(function: ast.FunctionDef, anchors: list[tuple], output: str) -> str:
 
 
 STEPS = """\
-Some of its lines, `print(f'NAME: {NAME}')`, show the value of a variable. For each such line that the run reaches, in the
-order in which they run, write one step:
+Some of its lines, `print(f'NAME: {NAME}')`, show the value of a variable. Each time that the run reaches such a line, write
+one step:
 <reasoning>how the value comes about</reasoning><print>NAME: value</print>
 where the text in <print> is exactly what the line prints.
 """
@@ -701,6 +792,7 @@ class Recipe:
     decouple: bool = True
     no_anchors: float = 0.0
     drop_anchors: float = 0.0
+    loop_anchors: int = 0
     benchmarks: dict = field(default_factory=dict)  # 10-gram of code tokens -> where it stands
     ask: Callable | None = None                     # a teacher model: prompts -> replies, or what kept it from one
     on_reject: str = "rules"
@@ -769,10 +861,10 @@ def candidates_of(row: dict, recipe: Recipe) -> list[Candidate] | str:
         calls = find_calls(row, tree)
         if isinstance(calls, str):
             return calls
-        if "print" in row["code"] and loop_anchors(tree):
+        if "print" in row["code"] and anchored_loops(tree):
             return "an anchor inside a loop"
         return [Candidate(row["id"] + (f"-{k}" if recipe.calls > 1 else ""), row.get("source", ""), row["code"], call,
-                          instrument(row["code"], rewards.entry(call))) for k, call in enumerate(calls[:recipe.calls], 1)]
+                          instrument(row["code"], rewards.entry(call), recipe.loop_anchors)) for k, call in enumerate(calls[:recipe.calls], 1)]
     except (SyntaxError, ValueError):
         return "syntax error"
     except (RecursionError, MemoryError):
@@ -794,8 +886,11 @@ def candidates(rows, recipe: Recipe, report: Report):
 
 def thinned(item: Candidate, recipe: Recipe) -> Candidate:
     """The candidate without a share of its anchors, chosen by chance; the last one always stays."""
+    def is_site(node):
+        return anchor_name(node) or guarded(node)
+
     chance, source = item.draw(recipe.seed, "drop anchors"), Source(item.instrumented)
-    sites = [node for body in bodies(item.function) if not all(map(anchor_name, body)) for node in body if anchor_name(node)]
+    sites = [node for body in bodies(item.function) if not all(map(is_site, body)) for node in body if is_site(node)]
     gone = [site for site in sorted(sites, key=lambda site: site.lineno)[:-1] if chance.random() < recipe.drop_anchors]
     edits = [(source.starts[site.lineno - 1], source.starts[site.end_lineno], "") for site in gone]
     return dataclasses.replace(item, instrumented=apply_edits(item.instrumented, edits))
@@ -1045,7 +1140,7 @@ CHUNK = 256  # programs after which an interrupted run can go on
 
 def recipe_of(args) -> dict:
     """The recipe that the flags ask for; reads the benchmarks and finds the teacher model."""
-    names = ("task", "prompt", "calls", "max_anchors", "seed", "no_anchors", "drop_anchors", "decouple", "on_reject", "reasoning")
+    names = ("task", "prompt", "calls", "max_anchors", "seed", "no_anchors", "drop_anchors", "loop_anchors", "decouple", "on_reject", "reasoning")
     recipe = {name: getattr(args, name) for name in names} | {"benchmarks": read_benchmarks(args.decontaminate)}
     if args.teacher_url or args.teacher != "rules":
         from tools import teacher
@@ -1201,6 +1296,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--no-decouple", dest="decouple", action="store_false", help="one prompt and one form of response for both tasks")
     add("--no-anchors", type=share, default=0.0, metavar="SHARE", help="share of examples that show P and answer without steps")
     add("--drop-anchors", type=share, default=0.0, metavar="SHARE", help="share of anchors to take out; the paper's Table 9: 0.2")
+    add("--loop-anchors", type=int, choices=range(10), default=0, metavar="K", help="also anchor the first K (to 9) iterations of a loop (the paper: 0)")
     # who writes the anchors
     add("--teacher", default="rules", metavar="MODEL", help="rules, or a chat model: a checkpoint folder or Hugging Face id")
     add("--teacher-url", metavar="URL", help="an OpenAI-compatible endpoint; --teacher names its model; key: OPENAI_API_KEY")
@@ -1222,6 +1318,8 @@ def main() -> None:
         parser.error("--show N and --stats need a FILE")
     if not (args.show or args.stats) and (args.file or not args.programs or not args.out):
         parser.error("--programs and --out are needed, or --show N FILE, or --stats FILE")
+    if args.loop_anchors and (args.teacher != "rules" or args.teacher_url):
+        parser.error("--loop-anchors needs the rules teacher")
     if args.reasoning == "teacher" and args.teacher == "rules" and not args.teacher_url:
         parser.error("--reasoning teacher needs --teacher MODEL or --teacher-url URL")
     try:

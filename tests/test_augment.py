@@ -515,6 +515,134 @@ def test_without_anchors():
     assert "print" not in example["prompt"]
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Anchors in loops: --loop-anchors
+
+
+EARLY = """
+    def f(xs):
+        s = 0
+        for x in xs:
+            s += x
+            if s > 4:
+                return s
+        return -s
+    """
+
+
+def test_where_the_anchors_of_loops_go():
+    """A counter that is no name of the program; nothing in a loop within a loop, nor in an else; no counter without an anchor."""
+    before = """
+        def f(xs, step):
+            s = 0
+            for x in xs:
+                for y in x: s += y
+                x.append(s)
+                if s > 9: return s
+            else:
+                s -= 1
+            while s: s -= 1; xs = []
+            for x in xs:
+                print(x)
+            return s
+        """
+    after = """
+        def f(xs, step):
+            s = 0
+            print(f's: {s}')
+            step_ = 0
+            for x in xs:
+                step_ += 1
+                for y in x: s += y
+                if step_ <= 2: print(f's: {s}')
+                x.append(s)
+                if step_ <= 2: print(f'x: {x}')
+                if s > 9:
+                    return_val = s
+                    print(f'return_val: {return_val}')
+                    return s
+            else:
+                s -= 1
+            print(f's: {s}')
+            step_ = 0
+            while s:
+                step_ += 1
+                s -= 1
+                if step_ <= 2: print(f's: {s}')
+                xs = []
+                if step_ <= 2: print(f'xs: {xs}')
+            print(f's: {s}')
+            print(f'xs: {xs}')
+            for x in xs:
+                print(x)
+            return_val = s
+            print(f'return_val: {return_val}')
+            return s
+        """
+    assert augment.instrument(text(before), loop_anchors=2) == text(after)
+
+
+UNROLLED = {  # body, call, K: the states, and the reasoning before each
+    "two iterations, then the whole loop from where they end": (EARLY, "f([1, 2, 3, 4])", 2, ["s: 0", "s: 1", "s: 3", "return_val: 6"], [
+        "s = 0", "for x in [1, 2, 3, 4]; x = 1; s = 0 + 1", "x = 2; s = 1 + 2",
+        "for x in [1, 2, 3, 4]: s += x; if s > 4: return s; x = 2; s = 3; return_val = s"]),
+    "a return in an iteration that is shown": (EARLY, "f([1, 4, 3])", 2, ["s: 0", "s: 1", "s: 5", "return_val: 5"], [
+        "s = 0", "for x in [1, 4, 3]; x = 1; s = 0 + 1", "x = 4; s = 1 + 4", "if 5 > 4; return_val = 5"]),
+    "the last iteration is shown after the loop": (EARLY, "f([1, 2, 0])", 2, ["s: 0", "s: 1", "s: 3", "s: 3", "return_val: -3"], [
+        "s = 0", "for x in [1, 2, 0]; x = 1; s = 0 + 1", "x = 2; s = 1 + 2",
+        "for x in [1, 2, 0]: s += x; if s > 4: return s; x = 2; s = 3", "return_val = -3"]),
+    "no iteration at all": (EARLY, "f([])", 2, ["s: 0", "s: 0", "return_val: 0"],
+                            ["s = 0", "for x in []: s += x; if s > 4: return s; s = 0", "return_val = -0"]),
+    "an anchor of another branch, in another iteration": (  # the second anchor stands below the first, and yet an iteration later
+        "def f(n):\n    while n < 9:\n        if n % 2:\n            n += 3\n        else:\n            n = n * 2\n    return n", "f(1)", 2,
+        ["n: 4", "n: 8", "n: 16", "return_val: 16"],
+        ["while 1 < 9; if 1 % 2; n = 1 + 3", "while 4 < 9; if 4 % 2; n = 4 * 2", "while n < 9: if n % 2: n += 3; else: n = n * 2; n = 8", "return_val = 16"]),
+    "two loops": ("def f(n):\n    for i in range(2):\n        n += i\n    for i in range(1):\n        i = n\n        n = i\n", "f(5)", 1,
+                  ["n: 5", "n: 6", "i: 6", "n: 6", "n: 6"],
+                  ["for i in range(2); i = 0; n = 5 + 0", "for i in range(2): n += i; i = 0; n = 5", "for i in range(1); i = 6", "n = 6",
+                   "for i in range(1): i = n; n = i; i = 6; n = 6"]),
+}
+
+
+@pytest.mark.parametrize("title", UNROLLED)
+def test_states_and_reasoning_of_anchors_in_loops(title):
+    code, call, iterations, states, reasoning = UNROLLED[title]
+    plain, (example,) = make(code, call)[0], make(code, call, loop_anchors=iterations)[0]
+    parsed = rewards.parse(example["response"])
+    assert [block.text for block in parsed.blocks] == states
+    assert [part.partition("</reasoning>")[0] for part in example["response"].split("<reasoning>")[1:-1]] == reasoning
+    assert augment.perfect(example["response"], example) and example["output"] == plain[0]["output"]
+
+
+def test_anchors_in_loops_match_by_position_and_each_one_printed_counts():
+    """K = 9 on ten numbers: 1 before the loop, 9 in it, 1 after it, 1 of the return are 12; K = 7 makes 10."""
+    code = "def f(xs):\n    s = 0\n    for x in xs:\n        s += x\n    return s"
+    ten = {"id": "p", "code": code, "input": str([1] * 10)}
+    report = augment.Report()
+    assert list(augment.build([ten], loop_anchors=9, report=report)) == [] and report.dropped == {"more than 10 anchors": 1}
+    [example] = augment.build([ten], loop_anchors=7, task="input")
+    assert len(example["anchors"]) == 10
+    # Another right input, [10], has four states of its own, of which the third repeats the second; the other six are masked.
+    response = augment.make_response([("s", 0), ("s", 10), ("s", 10), ("return_val", 10)], "[10]", [""] * 6, "[10]")
+    assert rewards.score(response, example) == ([1.0] * 4 + [0.0] * 6, [True] * 4 + [False] * 6, 1.0)
+    # An iteration left out in output prediction shifts what follows: the second s: 1, 2, ... is compared with 1.
+    [example] = augment.build([{**ten, "input": "[1, 1]"}], loop_anchors=2)
+    assert example["anchors"] == [["s", "0"], ["s", "1"], ["s", "2"], ["s", "2"], ["return_val", "2"]]
+    shorter = example["response"].replace("<reasoning>for x in [1, 1]; x = 1; s = 0 + 1</reasoning><print>s: 1</print>", "")
+    assert rewards.score(shorter, example)[0] == [1.0, 0.0, 1.0, 0.0, 0.0]
+    [example] = augment.build([ten], loop_anchors=7, drop_anchors=1.0)  # anchors in loops can be taken out too
+    assert example["anchors"] == [["return_val", "10"]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_file(), reason="needs CRUXEval: STEPCODE_DATA")
+def test_anchors_in_loops_leave_every_program_of_cruxeval_its_result():
+    report = augment.Report()
+    rows, _ = augment.read_programs(str(DATA), "train", augment.FIELDS)
+    examples = list(augment.build(rows, loop_anchors=3, max_anchors=30, task="both", report=report))
+    assert "the anchors change the result" not in report.dropped and all(augment.perfect(example["response"], example) for example in examples)
+
+
 def sums(count):
     """Rows of different programs with four anchors."""
     body = "    a = x + {k}\n    b = a + 1\n    c = b + 1\n    return c + a\n"
@@ -741,6 +869,10 @@ def test_limit_and_show(monkeypatch, capsys, tmp_path, programs):
     code, printed, _ = command(monkeypatch, capsys, "--show", 5, out)
     assert code == 0 and printed.count("===") == 1
     assert "    print(f'c: {c}')                     # '7'\n" in printed and "<answer>7</answer>" in printed
+    programs.write_text(json.dumps({"code": text(EARLY), "call": "f([1, 2])"}))
+    assert command(monkeypatch, capsys, "--programs", programs, "--out", out, "--loop-anchors", 2)[0] == 0
+    _, printed, _ = command(monkeypatch, capsys, "--show", 1, out)
+    assert "  # '1', then '3'\n" in printed
 
 
 BAD = {
@@ -755,6 +887,8 @@ BAD = {
     "no number": ("", ["--max-anchors", "0"], "--max-anchors"),
     "unknown flag": ("", ["--teacher-of-doom"], "--teacher-of-doom"),
     "no share": ("", ["--drop-anchors", "1.5"], "--drop-anchors"),
+    "no count": ("", ["--loop-anchors", "12"], "--loop-anchors"),
+    "two teachers": ("", ["--loop-anchors", "2", "--teacher", "x"], "--loop-anchors needs the rules teacher"),
     "no field": ("", ["--fields", "colour=red"], "--fields"),
     "nobody to reason": ("", ["--reasoning", "teacher"], "--reasoning teacher needs --teacher"),
     "no benchmark": ('{"code": "def f(): return 1", "call": "f()"}', ["--decontaminate", "absent.jsonl"], "absent.jsonl: [Errno 2]"),

@@ -163,6 +163,18 @@ def test_choice_takes_first_and_last_step_and_the_telling_group_first(run):
     assert report.credit_page(dumped, 6) == report.credit_page(report.read_groups(run / "rl"), 6)
 
 
+def test_the_picture_shows_a_group_that_fits_it(run, tmp_path):
+    """Two rollouts, both answers right, so A_final is 0. A_group is 0, -1 (b: mean and std 1/2) and 0, A_intra of the lucky one
+    1 + (0 + 1) / 2, 0 and 1, of which 0.3 counts. Three states in each; the groups of the other tests have a prompt that cannot be drawn."""
+    assert not report.draw_credit(report.read_groups(run / "rl"), tmp_path / "none.png") and not (tmp_path / "none.png").exists()
+    bigrpo.dump(tmp_path / "rollouts.jsonl", 0, [group("two", [RIGHT, LUCKY])])
+    [[[right, lucky]]] = report.read_groups(tmp_path)
+    right["prompt"] = "def f():\n    return '$x^{$'\nassert f() == ??"  # no formula
+    assert [cell[:3] for cell in report.cells_of(lucky)] == [("r", "a: 1", True), ("r", "b: 9", False), ("r", "return_val: 3", True), ("answer", "3", True)]
+    assert [round(advantage, 3) for *_, advantage in report.cells_of(lucky)] == [0.45, -1.0, 0.3, 0.0]
+    assert report.draw_credit([[[right, lucky]]], tmp_path / "credit.png") and (tmp_path / "credit.png").stat().st_size > 10_000
+
+
 def test_a_part_without_its_file_is_left_out(run):
     (run / "sft" / "metrics.jsonl").unlink()
     (run / "rl" / "rollouts.jsonl").unlink()

@@ -8,6 +8,7 @@ curves.png      from the metrics.jsonl of sft.py and of bigrpo.py
 faithfulness.png, positions.png, anchors.png    final against step accuracy; steps by position; both by number of anchors
 credit.html     groups of rollouts from bigrpo.py's rollouts.jsonl, at the first and the last dumped step: true and predicted
                 states, rewards and advantages, and each response coloured by the advantage of its tokens
+credit.png      one of those groups small enough for a picture
 examples.html   with --html: browse the responses of the result files (browse.py)
 
 A folder that is not given, or holds no such file yet, leaves its part out and says so. Bad input ends with exit code 2.
@@ -15,6 +16,7 @@ A folder that is not given, or holds no such file yet, leaves its part out and s
 
 import argparse
 import json
+import re
 import statistics
 import sys
 from html import escape
@@ -429,6 +431,67 @@ def credit_page(dumped: list[list[list[dict]]], count: int) -> str:
             f'{sections}</body></html>\n')
 
 
+# ---------------------------------------- credit.png
+
+def cells_of(row: dict) -> list[tuple[str, str, bool, float]]:
+    """(reasoning, state, right, advantage of its tokens) of each step, then of the answer."""
+    response, answer = rewards.parse(row["response"]), row["final_advantage"]
+    texts = [re.sub(r"<reasoning>|</reasoning>.*", "", row["response"][block.start:block.end], flags=re.DOTALL).strip() for block in response.blocks]
+    steps = zip(texts, row["predicted"], row["step_rewards"], row["step_advantage"])
+    return [*((text, state, r > 0, answer + a) for text, state, r, a in steps), ("answer", str(response.answer), row["final_reward"] > 0, answer)]
+
+
+def drawable(group: list[dict]) -> bool:
+    """True if a group of output prediction fits a small picture: three steps in every rollout, short texts, all of it printable."""
+    cells = [cell for row in group for cell in cells_of(row)]
+    return ("<input>" not in group[0]["response"] and "".join(group[0]["prompt"].splitlines()).isprintable()
+            and all(len(row["true"]) == len(row["predicted"]) == 3 for row in group)
+            and all(len(text) <= 23 and len(state) <= 15 and (text + state).isprintable() for text, state, *_ in cells))
+
+
+def draw_credit(dumped: list[list[list[dict]]], path: Path) -> bool:
+    """The most telling drawable group, a row for each rollout, coloured as the page is; False if there is none."""
+    groups = sorted((group for groups in dumped for group in groups if drawable(group)), key=interest)
+    if not groups:
+        return False
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
+
+    group, colours = groups[0], LinearSegmentedColormap.from_list("credit", ["#e88a2e", "white", "#5b94e3"])
+    program, scale = group[0]["prompt"].splitlines(), max(abs(a) for row in group for a in row["token_advantage"]) or 1.0
+    top = 0.19 * len(program) + 0.75  # inches: the program, then a head, then half an inch for each rollout
+    height = top + 0.5 * len(group) + 0.05
+    figure = plt.figure(figsize=(8, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 8), ylim=(height, 0))
+    axes.set_axis_off()
+    mono = {"family": "monospace", "fontsize": 9, "va": "center", "parse_math": False}
+    small = mono | {"fontsize": 8}
+    for number, line in enumerate(program):
+        axes.text(0.1, 0.19 * number + 0.2, line, **mono)
+    axes.text(7.9, 0.12, f"One prompt, {len(group)} rollouts (training step {group[0]['step']}).\nNumbers: the advantage of a block's tokens.\n"
+              "Blue: made likelier. Orange: less likely.\nWith a reward for the answer alone, a whole\nrow would have the number of its last cell.",
+              fontsize=9, va="top", ha="right", linespacing=1.5)
+    heads = [f"{name}: {value}" for name, value in group[0]["true"]] + [group[0]["true"][-1][1]]
+    for i, head in enumerate(heads):
+        axes.text(0.5 + 1.88 * i, top - 0.29, f"step {i + 1}, true:" if i < 3 else "answer, true:", fontsize=8, va="center", color="0.35")
+        axes.text(0.5 + 1.88 * i, top - 0.11, head, **mono, weight="bold")
+    for y, row in enumerate(group, 1):
+        y = top + 0.5 * y
+        axes.text(0.1, y - 0.25, f"#{row['rollout']}", fontsize=9, va="center", color="0.35")
+        for i, (text, state, right, advantage) in enumerate(cells_of(row)):
+            x, shade = 0.5 + 1.88 * i, (abs(advantage) / scale) ** 0.5 * (1 if advantage > 0 else -1)
+            axes.add_patch(plt.Rectangle((x - 0.06, y - 0.48), 1.82, 0.46, facecolor=colours(0.5 + 0.5 * shade), edgecolor="0.7", linewidth=0.5))
+            axes.text(x, y - 0.36, text, **small, color="0.2")
+            axes.text(x, y - 0.14, f"{chr(0x2713 if right else 0x2717)} {state}", **mono, weight="bold" if right else "normal")
+            axes.text(x + 1.72, y - 0.14, signed(advantage), **small, ha="right")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return True
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Table, curves and credit page of a run.")
     parser.add_argument("--sft", type=Path, help="folder of sft.py, for the curves")
@@ -460,6 +523,7 @@ def main() -> None:
     if dumped:
         write_page(args.out / "credit.html", credit_page(dumped, args.groups))
         parts.append("[Where the credit lands](credit.html): rollouts with each token coloured by its advantage")
+        parts += ["![Where the credit lands](credit.png)"] * draw_credit(dumped, args.out / "credit.png")
     else:
         print("credit.html left out: no rollouts (--rl)", file=sys.stderr)
     if args.html and labels:

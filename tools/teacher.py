@@ -25,8 +25,8 @@ from collections import Counter
 
 import rewards
 import sandbox
-from augment import (COMPREHENSIONS, BadInput, Candidate, Recipe, Report, anchor_name, batched, bodies, element, entry_function,
-                     loop_anchors, own, perfect, printed, returned, statements, suites)
+from augment import (COMPREHENSIONS, BadInput, Candidate, Recipe, Report, anchor_name, anchored_loops, batched, bodies, element,
+                     entry_function, own, perfect, printed, returned, statements, suites)
 
 TEACH = """\
 Add print statements to the function `{entry}` of the Python program at the end, so that a run shows how its result comes about.
@@ -225,7 +225,7 @@ def misshapen(before: ast.Module, after: ast.Module, name: str) -> str | None:
     prints.subtract(ast.unparse(node) for node in ast.walk(new) if is_print(node) and id(node) not in sites)
     if foreign := [text for text, count in prints.items() if count < 0]:
         return f"a print of another form: write print(f'NAME: {{NAME}}') instead of {foreign[0]}"
-    if loop_anchors(after):
+    if anchored_loops(after):
         return "a print inside a loop: only return_val may be printed there"
     for body in bodies(new):
         for previous, statement in itertools.pairwise([None, *body]):
