@@ -35,6 +35,7 @@ def test_equal_state_compares_only_what_agrees_so_far():
     rollouts = group(("ab", [1, 1], 1), ("ac", [1, 0], 0), ("xb", [0, 1], 1), ("xb", [0, 1], 1))
     assert credit("equal-state", rollouts) == [[0.5, 0.5], [0.5, -0.5], [-0.5, 0.0], [-0.5, 0.0]]
     assert credit("equal-state", rollouts[:3]) == [[0.333, 0.5], [0.333, -0.5], [-0.667, 0.0]]  # a rollout alone has nobody to be compared with
+    assert credit("equal-state", rollouts[:2], lam=1.0) == [[0.0 + 2.0, 0.5 + 1.0], [0.0 + 1.0, -0.5 + 0.0]]  # and Eq. 11 on top
 
 
 def test_first_error_masks_what_comes_after_it():
@@ -111,6 +112,8 @@ def test_jobs_wait_for_what_they_need_and_are_done_once(tmp_path):
     jobs = [job("c", "b"), job("a"), job("b", "a")]
     for _ in range(2):
         assert ablation.run_all(jobs, 2, tmp_path) == [] and all((tmp_path / name).exists() for name in "abc")
+    begun = ablation.Job("f", job("a").commands + job("f").commands)
+    assert ablation.run_all([begun], 1, tmp_path) == [] and (tmp_path / "f").exists()
     failed = ablation.run_all([job("e", "d"), job("d", code="import sys; sys.exit(3)")], 1, tmp_path)
     assert failed == [f"d: exit code 3, see {tmp_path / 'logs' / 'd.log'}", "e: not begun, what it needs is missing"]
 
