@@ -345,8 +345,8 @@ def report(out: Path, folder: Path) -> None:
             differences.append([f"{ARMS[b].label} minus {ARMS[a].label}", str(len(both)), *(change(*found[name]) for name in names)])
     draw({name: [read_lines(out / f"seed-{row['seed']}" / name / "metrics.jsonl") for row in by_arm[name]] for name in CORE if name != "sft" and by_arm[name]},
          folder / "curves.png")
-    git = policy.describe(argparse.Namespace(data="", model=""))
-    (folder / "report.md").write_text(f"""`{' '.join(["python tools/ablation.py", *sys.argv[1:]])}`, commit {git['git']}, {hardware()}, torch {git['versions']['torch']}
+    made = "\n".join(dict.fromkeys("`{command}`, commit {git}, {hardware}, torch {torch}".format(**line) for line in read_lines(out / "commands.jsonl")))
+    (folder / "report.md").write_text(f"""{made}
 
 Greedy, percent, mean over seeds ± half of the 95% t interval over seeds; 400 test programs a seed, 200 longer ones, both tasks of each. tokens: of a response.
 minutes: of the arm's own training (RL where it has one) on one thread. No anchors: the same test asked without them.
@@ -360,6 +360,16 @@ Paired differences, 95% bootstrap over seeds and, within each, over examples:
 ![learning curves](curves.png)
 """)
     print((folder / "report.md").read_text())
+
+
+def note_command(out: Path) -> None:
+    """What is running where, appended to commands.jsonl: the report says how its numbers were made."""
+    known = policy.describe(argparse.Namespace(data="", model=""))
+    line = {"command": " ".join(["python tools/ablation.py", *sys.argv[1:]]), "git": known["git"], "hardware": hardware(), "torch": known["versions"]["torch"]}
+    with policy.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / "commands.jsonl").open("a") as file:
+            file.write(json.dumps(line | {"started": time.strftime("%Y-%m-%d %H:%M")}) + "\n")
 
 
 def hardware() -> str:
@@ -412,6 +422,7 @@ def main() -> None:
     if not args.report:
         jobs = [job for seed in range(args.first_seed, args.first_seed + args.seeds) for job in jobs_of(seed, names, args.out)]
         start = time.time()
+        note_command(args.out)
         failed = run_all(jobs, args.jobs, args.out)
         print(f"{(time.time() - start) / 60:.0f} minutes", file=sys.stderr)
     report(args.out, args.results)
