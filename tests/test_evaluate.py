@@ -328,13 +328,14 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, **more):
-    return argparse.Namespace(**{"model": str(folder / "model"), "samples": 1, "max_tokens": 12, "temperature": 0.0, "seed": 0} | more)
+    return argparse.Namespace(**{"model": str(folder / "model"), "samples": 1, "max_tokens": 12, "temperature": 0.0, "seed": 0,
+                                 "sampler": "transformers"} | more)
 
 
 def loaded(folder):
     model, tokenizer = policy.load(str(folder / "model"))
     examples = policy.read_jsonl(folder / "examples.jsonl", ())
-    return model, tokenizer, [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
+    return policy.TransformersSampler(model, tokenizer), model, [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
 
 
 def test_a_run_counts_every_example_and_why_it_has_no_answer(folder, tmp_path, monkeypatch, capsys):
@@ -433,10 +434,10 @@ def test_a_prompt_beyond_the_context_is_a_counted_wrong_answer(folder, tmp_path,
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch):
-    model, tokenizer, prompts = loaded(folder)
+    sampler, model, prompts = loaded(folder)
     args = settings(folder, temperature=1.0, samples=2)
     monkeypatch.setattr(evaluate, "BATCH", 8)  # three batches of four prompts
-    whole = evaluate.generate(model, tokenizer, prompts, tmp_path / "whole.partial", args)
+    whole = evaluate.generate(sampler, model, prompts, tmp_path / "whole.partial", args)
     calls, original = [], policy.sample
 
     def killed_at(number):
@@ -449,10 +450,10 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(policy, "sample", killed_at(3))
     with pytest.raises(KeyboardInterrupt):
-        evaluate.generate(model, tokenizer, prompts, tmp_path / "b.partial", args)
+        evaluate.generate(sampler, model, prompts, tmp_path / "b.partial", args)
     with (tmp_path / "b.partial").open("a") as file:
         file.write('{"key": "hal')  # the kill came in the middle of a line
-    resumed = evaluate.generate(model, tokenizer, prompts, tmp_path / "b.partial", args)
+    resumed = evaluate.generate(sampler, model, prompts, tmp_path / "b.partial", args)
     assert calls == [4, 4, 4, 4]  # two batches, the kill, and the third one again
     assert resumed == whole and (tmp_path / "b.partial").read_text() == (tmp_path / "whole.partial").read_text()
 
@@ -477,20 +478,20 @@ def test_a_run_killed_between_benchmarks_samples_nothing_twice(folder, tmp_path,
 
 
 def test_what_was_sampled_under_other_settings_is_refused(folder, tmp_path, capsys):
-    model, tokenizer, prompts = loaded(folder)
-    evaluate.generate(model, tokenizer, prompts[:2], tmp_path / "a.partial", settings(folder))
-    for other in (settings(folder, seed=1), settings(folder, max_tokens=13)):
+    sampler, model, prompts = loaded(folder)
+    evaluate.generate(sampler, model, prompts[:2], tmp_path / "a.partial", settings(folder))
+    for other in (settings(folder, seed=1), settings(folder, max_tokens=13), settings(folder, sampler="vllm")):
         with pytest.raises(SystemExit) as stop:
-            evaluate.generate(model, tokenizer, prompts[:2], tmp_path / "a.partial", other)
+            evaluate.generate(sampler, model, prompts[:2], tmp_path / "a.partial", other)
         assert stop.value.code == 2 and "other settings" in capsys.readouterr().err
 
 
 def test_greedy_responses_do_not_depend_on_the_batch(folder, tmp_path, monkeypatch):
-    model, tokenizer, prompts = loaded(folder)
+    sampler, model, prompts = loaded(folder)
     found = []
     for size in (1, 5, 256):
         monkeypatch.setattr(evaluate, "BATCH", size)
-        found.append([some[0].ids for some in evaluate.generate(model, tokenizer, prompts, tmp_path / f"{size}.partial", settings(folder))])
+        found.append([some[0].ids for some in evaluate.generate(sampler, model, prompts, tmp_path / f"{size}.partial", settings(folder))])
     assert found[0] == found[1] == found[2] and len(set(map(tuple, found[0]))) > 1
 
 

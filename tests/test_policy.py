@@ -65,7 +65,7 @@ def gradient(loss):
 
 def test_a_token_starts_where_its_first_character_stands():
     ids = policy.encode_response(toy_tokenizer(), "<print>a: 1</print>")
-    text, starts = policy.decode(toy_tokenizer(), ids)
+    text, starts = policy.decode(toy_tokenizer(), ids, True)
     # tokens: <print>  a  ": "  1  </print>  end          (": " is a frequent piece of the programs, hence one token)
     assert text == "<print>a: 1</print>"
     assert starts == [0, 7, 8, 10, 11, 19]
@@ -74,15 +74,15 @@ def test_a_token_starts_where_its_first_character_stands():
 def test_the_end_token_starts_behind_the_text_and_is_not_in_it():
     ids = policy.encode_response(toy_tokenizer(), "ab")
     assert ids[-1] == toy_tokenizer().eos_token_id
-    assert policy.decode(toy_tokenizer(), ids) == ("ab", [0, 1, 2])
-    assert policy.decode(toy_tokenizer(), ids[:-1]) == ("ab", [0, 1])  # cut at the length limit: no end token
-    assert policy.decode(toy_tokenizer(), []) == ("", [])
+    assert policy.decode(toy_tokenizer(), ids, True) == ("ab", [0, 1, 2])
+    assert policy.decode(toy_tokenizer(), ids[:-1], False) == ("ab", [0, 1])  # cut at the length limit: no end token
+    assert policy.decode(toy_tokenizer(), [], False) == ("", [])
 
 
 def test_all_tokens_of_a_character_start_where_it_does():
     ids = toy_tokenizer().encode("aé€😀<print>b")
     # a: one byte; é: two; €: three; 😀: four; then one token for the tag
-    assert policy.decode(toy_tokenizer(), ids) == ("aé€😀<print>b", [0] + [1] * 2 + [2] * 3 + [3] * 4 + [4, 11])
+    assert policy.decode(toy_tokenizer(), ids, False) == ("aé€😀<print>b", [0] + [1] * 2 + [2] * 3 + [3] * 4 + [4, 11])
 
 
 def test_a_token_that_ends_in_half_a_character_does_not_pull_the_other_half_forward():
@@ -92,22 +92,22 @@ def test_a_token_that_ends_in_half_a_character_does_not_pull_the_other_half_forw
     tokenizer = Qwen2Tokenizer(vocab=vocabulary | {"Ġâ": 5}, merges=[("Ġ", "â")], unk_token=None, eos_token="<end>", pad_token="<end>")
     ids = tokenizer.encode("> €")
     assert tokenizer.convert_ids_to_tokens(ids) == [">", "Ġâ", "Ĥ", "¬"]
-    assert policy.decode(tokenizer, ids) == ("> €", [0, 1, 2, 2])
+    assert policy.decode(tokenizer, ids, False) == ("> €", [0, 1, 2, 2])
 
 
 def test_a_byte_that_begins_no_character_is_one_and_the_next_token_stands_behind_it():
     ff = toy_tokenizer().convert_tokens_to_ids("ÿ")  # that is how the vocabulary spells the byte ff
     [c3, a9], [e2, *_], [tag] = map(toy_tokenizer().encode, ("é", "€", "<print>"))
-    assert policy.decode(toy_tokenizer(), [ff, c3, a9, tag]) == ("\N{REPLACEMENT CHARACTER}é<print>", [0, 1, 1, 2])
-    assert policy.decode(toy_tokenizer(), [c3, a9, e2, tag]) == ("é\N{REPLACEMENT CHARACTER}<print>", [0, 0, 1, 2])
-    assert policy.decode(toy_tokenizer(), [e2, toy_tokenizer().eos_token_id]) == ("\N{REPLACEMENT CHARACTER}", [0, 1])
+    assert policy.decode(toy_tokenizer(), [ff, c3, a9, tag], False) == ("\N{REPLACEMENT CHARACTER}é<print>", [0, 1, 1, 2])
+    assert policy.decode(toy_tokenizer(), [c3, a9, e2, tag], False) == ("é\N{REPLACEMENT CHARACTER}<print>", [0, 0, 1, 2])
+    assert policy.decode(toy_tokenizer(), [e2, toy_tokenizer().eos_token_id], True) == ("\N{REPLACEMENT CHARACTER}", [0, 1])
 
 
 def test_what_was_sampled_is_never_tokenized_again():
     tokenizer = toy_tokenizer()
     bytewise = [tokenizer.convert_tokens_to_ids(letter) for letter in "<print>"]  # seven tokens where encode() gives one
     assert len(tokenizer.encode("<print>")) == 1
-    assert policy.decode(tokenizer, bytewise) == ("<print>", [0, 1, 2, 3, 4, 5, 6])
+    assert policy.decode(tokenizer, bytewise, False) == ("<print>", [0, 1, 2, 3, 4, 5, 6])
 
 
 def test_piecewise_decoding_equals_decoding_at_once():
@@ -115,7 +115,7 @@ def test_piecewise_decoding_equals_decoding_at_once():
     for _ in range(200):  # mostly invalid UTF-8, as an untrained model writes it
         ids = [rng.choice((rng.randrange(len(tokenizer)), rng.randrange(100, 256))) for _ in range(rng.randint(1, 30))]
         ids = [token for token in ids if token != tokenizer.eos_token_id] + [tokenizer.eos_token_id]
-        text, starts = policy.decode(tokenizer, ids)
+        text, starts = policy.decode(tokenizer, ids, True)
         assert text == tokenizer.decode(ids[:-1])
         assert len(starts) == len(ids) and starts == sorted(starts)
 
@@ -124,7 +124,7 @@ def test_starts_agree_with_the_lengths_of_decoded_prefixes():
     tokenizer = toy_tokenizer()
     for row in toy.programs(20, False, 2, seed=1):
         ids = tokenizer.encode(row["code"])
-        assert policy.decode(tokenizer, ids) == (row["code"], [len(tokenizer.decode(ids[:t])) for t in range(len(ids))])
+        assert policy.decode(tokenizer, ids, False) == (row["code"], [len(tokenizer.decode(ids[:t])) for t in range(len(ids))])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -300,6 +300,14 @@ def test_a_sample_ends_with_the_end_token_or_at_the_length_limit():
         assert len(one.ids) == len(one.logprobs) <= 20
         assert 0 not in one.ids[:-1]
         assert one.ended == (one.ids[-1] == 0) and (one.ended or len(one.ids) == 20)
+
+
+def test_what_the_generation_config_names_ends_a_response_too(monkeypatch):
+    for named, ends in ((None, [0]), (5, [0, 5]), ([0, 5, 7], [0, 5, 7])):
+        monkeypatch.setattr(model().generation_config, "eos_token_id", named)
+        assert policy.end_tokens(model(), Twelve()) == ends
+    flat = [one for some in sample(random_sequences(4)[0], n=8) for one in some]
+    assert {one.ids[-1] for one in flat if one.ended} == {0, 5, 7} and not any({0, 5, 7} & {*one.ids[:-1]} for one in flat)
 
 
 def test_temperature_0_takes_the_likeliest_token():

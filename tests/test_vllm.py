@@ -1,14 +1,18 @@
 """The vLLM sampler on a CPU, with real vLLM (`make test-vllm`): what it samples, and that it samples with the weights of now."""
 
 import importlib.util
+import json
 import sys
 
 import pytest
 import torch
 
+import augment
+import evaluate
 import policy
 import runs
 import toy
+from tools import teacher
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed: make test-vllm")
 torch.set_num_threads(1)
@@ -17,17 +21,18 @@ LENGTH = 96  # of the context, prompt and response
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """(model, tokenizer, the vLLM sampler of its checkpoint, a folder); the model's end token is its padding token too."""
+    """(model, tokenizer, the vLLM sampler of its checkpoint, a folder); the model's end token is its padding token too, and token 5 ends as well."""
     folder = runs.tiny(tmp_path_factory.mktemp("vllm"))
     model, tokenizer = policy.load(str(folder / "model"))
     tokenizer.pad_token = tokenizer.eos_token
     model = toy.make_model(tokenizer, width=128, layers=2, seed=1)  # 32 is the least width of a head that vLLM has on a CPU
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(1.2)  # uneven distributions, in which the end token comes now and then
+            parameter.mul_(1.2)  # uneven distributions, in which the end tokens come now and then
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, 5]
     policy.save(model, tokenizer, folder / "model")
     model, tokenizer = policy.load(str(folder / "model"))
-    sampler = policy.make_sampler("vllm", str(folder / "model"), model, tokenizer, LENGTH)
+    sampler = policy.make_sampler("vllm", str(folder / "model"), model, tokenizer, LENGTH, memory=0.4)
     sampler.load(model)
     return model, tokenizer, sampler, folder
 
@@ -72,9 +77,9 @@ def test_samples_stop_at_the_end_token_or_the_limit_and_follow_their_seeds(parts
     assert [one.ids for one in flat] == [one.ids for group in again for one in group] != [one.ids for group in other for one in group]
     assert len({tuple(one.ids) for one in first[0]}) > 32  # a stream for each rollout
     for one in flat:
-        assert len(one.ids) == len(one.logprobs) <= 16 and tokenizer.eos_token_id not in one.ids[:-1]
-        assert one.ended == (one.ids[-1] == tokenizer.eos_token_id) and (one.ended or len(one.ids) == 16)
-    assert any(one.ended for one in flat) and not all(one.ended for one in flat)
+        assert len(one.ids) == len(one.logprobs) <= 16 and not {tokenizer.eos_token_id, 5} & {*one.ids[:-1]}
+        assert one.ended == (one.ids[-1] in (tokenizer.eos_token_id, 5)) and (one.ended or len(one.ids) == 16)
+    assert {one.ids[-1] for one in flat if one.ended} == {tokenizer.eos_token_id, 5} and not all(one.ended for one in flat)
 
 
 def test_after_a_training_step_it_samples_with_the_new_weights(parts):
@@ -98,3 +103,27 @@ def test_a_run_of_bigrpo_with_it_keeps_the_gap_at_rounding(parts, tmp_path, monk
                                       "--out", str(tmp_path / "out"), *map(str, runs.WORDS["bigrpo"]), "--steps", "3"])
     bigrpo.main()
     assert [record["sampler_gap"] < 1e-4 for record in runs.metrics(tmp_path / "out")] == [True] * 3
+
+
+def test_a_greedy_evaluation_with_it_equals_one_with_the_transformers_sampler(parts, tmp_path, monkeypatch):
+    programs = [*toy.programs(12, True, 2, 0), {"id": "long", "code": f"def f(a):\n    return a  # {'long ' * 200}", "call": "f(3)"}]
+    toy.write_jsonl(tmp_path / "examples.jsonl", augment.build(programs, prompt="bare"))
+    found = []
+    for sampler in ("vllm", "transformers"):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--model", str(parts[3] / "model"), "--data", str(tmp_path / "examples.jsonl"), "--max-tokens", "40",
+                                          "--sampler", sampler, "--out", str(tmp_path / sampler)])
+        evaluate.main()
+        found.append(json.loads((tmp_path / sampler).read_text()))
+        assert found[-1]["settings"].pop("sampler") == sampler and found[-1]["settings"].pop("out")
+    assert found[0] == found[1] and len({item["response"] for item in found[0]["items"]}) > 6
+    assert found[0]["failures"]["prompt longer than the context"] == 1
+
+
+def test_a_teacher_of_our_own_answers_the_same_with_it(parts, monkeypatch):
+    found = []
+    monkeypatch.setattr(teacher, "REPLY_TOKENS", 24)
+    for sampler in ("vllm", "transformers"):
+        monkeypatch.setattr(policy, "choose_sampler", lambda kind, sampler=sampler: sampler)
+        found.append(teacher.local(str(parts[3] / "model"))(["Say yes.", "long " * 200, "Say no, or something else."]))
+        assert isinstance(found[-1].pop(1), ValueError)  # it does not fit
+    assert found[0] == found[1] and found[0][0] != found[0][1]

@@ -138,17 +138,19 @@ def endpoint(url: str, model: str | None, concurrency: int, timeout: float = 120
 
 
 def local(path: str):
-    """ask for a chat model of our own: greedy, through policy.py's sampler."""
+    """ask for a chat model of our own: greedy, by vLLM where it is installed and there is a GPU."""
     import policy
 
-    model, tokenizer = policy.load(path)
+    kind = policy.choose_sampler("auto")
+    model, tokenizer = policy.load(path, weights=kind == "transformers")
+    sampler = policy.make_sampler(kind, path, model, tokenizer, model.config.max_position_embeddings)
 
     def ask(prompts: list[str]) -> list[str | Exception]:
         ids = [policy.encode_prompt(tokenizer, prompt) for prompt in prompts]
         tokens = min(REPLY_TOKENS, model.config.max_position_embeddings // 2)
         chosen = [k for k, prompt in enumerate(ids) if policy.fits(model, prompt, tokens)]
-        samples = policy.sample(model, tokenizer, [ids[k] for k in chosen], max_tokens=tokens, temperature=0)
-        replies = dict(zip(chosen, (policy.decode(tokenizer, one.ids)[0] for [one] in samples)))
+        samples = sampler([ids[k] for k in chosen], 1, tokens, 0.0, [(k,) for k in chosen])
+        replies = dict(zip(chosen, (policy.decode(tokenizer, one.ids, one.ended)[0] for [one] in samples)))
         return [replies.get(k, ValueError("the prompt does not fit")) for k in range(len(prompts))]
 
     return ask
