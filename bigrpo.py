@@ -159,14 +159,17 @@ def roll_out(sampler, tokenizer, examples: list[dict], streams: list[tuple], arg
             for example, prompt, some in zip(examples, prompts, samples)]
 
 
-def score(groups: list[list[Rollout]]) -> None:
-    """Eqs. 8-9: fill in the rewards of every rollout."""
+def score(groups: list[list[Rollout]]) -> int:
+    """Eqs. 8-9: fill in the rewards of every rollout; how many runs of committed inputs the sandbox lost, which count as wrong."""
     flat = [rollout for group in groups for rollout in group]
-    steps, masks, finals = rewards.score_many([rollout.text for rollout in flat], [rollout.example for rollout in flat])
+    texts, examples = [rollout.text for rollout in flat], [rollout.example for rollout in flat]
+    traces = rewards.traces_of_inputs([rewards.parse(text) for text in texts], examples)
+    steps, masks, finals = rewards.score_many(texts, examples, traces)
     for rollout, step_rewards, mask, final in zip(flat, steps, masks, finals):
         if not all(map(math.isfinite, [*step_rewards, final])):
             policy.fail(f"example {rollout.example['id']}: a reward is not finite; the weights were left as they were")
         rollout.step_rewards, rollout.mask, rollout.final = step_rewards, mask, final
+    return sum(trace is not None and trace.status == "lost" for trace in traces)
 
 
 def assign_credit(group: list[Rollout], args) -> None:
@@ -196,14 +199,7 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
     The model must come without gradients, and is left without."""
     model.train()
     total = policy.all_sum(torch.tensor(float(sum(len(rollout.sample.ids) for rollout in batch)), device=model.device))
-    silent = [not (args.beta or policy.ranks() > 1 or r.advantage.any()) for r in batch]  # no gradient: read for the health line only
-    batches = [[part[i] for i in rows] for part in ([r for r, no in zip(batch, silent) if no == want] for want in (False, True))
-               for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in part], args.token_budget, [r.prompt for r in part])]
-    spare = policy.missing(batches)
-    pieces = [prepare(model, reference, part, args) for part in batches + batches[:1] * spare]
-    for piece in pieces[len(batches):]:
-        piece["weight"] = 0.0
-    pieces[0]["learns"] = True  # a batch without any advantage has a gradient too, zeros: AdamW's moments decay, as they do on several ranks
+    pieces, retries = policy.accumulate(lambda parts: prepare_all(model, reference, batch, args.token_budget // parts, args), model)
 
     def gradient(parts: int) -> dict[str, torch.Tensor]:
         sums = defaultdict(lambda: torch.zeros((), device=model.device))
@@ -214,17 +210,32 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
                 (loss.sum() / total).backward()
         return sums
 
-    passes, retries = [], 0  # what each update reports
+    passes = []  # what each update reports
     for _ in range(args.updates):
         sums, retried = policy.accumulate(gradient, model)
         retries += retried
         means = policy.all_sum(torch.stack([*sums.values()])) / total
         passes.append(dict(zip(sums, means.tolist())))
+        if not all(map(math.isfinite, passes[-1].values())):  # optimizer_step looks at the gradient, which not every micro-batch has
+            policy.fail("a log-probability or the loss is not finite; the weights were left as they were")
         if (gap := passes[0]["sampler_gap"]) > args.max_gap:
             policy.fail(f"the sampler's log-probabilities differ from the trainer's by {gap:.3g} nats a token, more than --max-gap {args.max_gap}: it has "
                         "old weights, another temperature or a coarser precision. The weights were left as they were")
         passes[-1]["grad_norm"] = policy.optimizer_step(model, optimizers, lr, args.max_grad_norm)
     return {name: sum(one[name] for one in passes) / args.updates for name in passes[0]} | {"first_ratio": passes[0]["ratio"], "retries": retries}
+
+
+def prepare_all(model, reference, batch: list[Rollout], token_budget: int, args) -> list[dict]:
+    """The batch as micro-batches, those without a gradient apart."""
+    silent = [not (args.beta or policy.ranks() > 1 or r.advantage.any()) for r in batch]  # no gradient: read for the health line only
+    batches = [[part[i] for i in rows] for part in ([r for r, no in zip(batch, silent) if no == want] for want in (False, True))
+               for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in part], token_budget, [r.prompt for r in part])]
+    spare = policy.missing(batches)
+    pieces = [prepare(model, reference, part, args) for part in batches + batches[:1] * spare]
+    for piece in pieces[len(batches):]:
+        piece["weight"] = 0.0
+    pieces[0]["learns"] = True  # a batch without any advantage has a gradient too, zeros: AdamW's moments decay, as they do on several ranks
+    return pieces
 
 
 def prepare(model, reference, rollouts: list[Rollout], args) -> dict:
@@ -297,6 +308,7 @@ WARNINGS = {  # the known ways in which a run dies, and what helps
     "ratio": "pi / pi_old is not 1 on the first pass, where both are the same policy: the log-probabilities are computed wrongly",
     "kl": "more than 0.5 nats a token away from the initial model: the policy runs off. Lower --lr or raise --beta",
     "sampler_gap": "sampler and trainer disagree by more than 0.05 nats a token: one of them has old weights, or computes otherwise",
+    "lost": "the sandbox lost the run of a committed input twice, which counts as wrong, right or not. Something kills its processes: is memory short?",
     "hacking": "right answers became more frequent while right steps became rarer: the model gets its answers without its trace, the "
                "reward hacking that step rewards are meant to stop. Read rollouts.jsonl"}
 
@@ -308,7 +320,7 @@ def warnings(records: list[dict]) -> list[str]:
         return sum(record.get(name, 0.0) for record in steps) / len(steps)
 
     now, last, before = records[-1], records[-20:], records[-40:-20]
-    holds = {"ratio": abs(now["first_ratio"] - 1) > 0.01, "sampler_gap": now["sampler_gap"] > 0.05}
+    holds = {"ratio": abs(now["first_ratio"] - 1) > 0.01, "sampler_gap": now["sampler_gap"] > 0.05, "lost": now["lost"] > 0}
     if len(records) >= 10:
         holds |= {"no_spread": mean("equal_groups", records[-10:]) > 0.95, "no_entropy": mean("entropy", records[-10:]) < 0.005,
                   "cut": mean("cut", records[-10:]) > 0.1, "kl": mean("kl", records[-10:]) > 0.5}
@@ -430,12 +442,14 @@ def main() -> None:
         sampler.load(model)
         groups = roll_out(sampler, tokenizer, [examples[fitting[indices[p]]] for p in places], [(args.seed, step, p) for p in places], args)
         sampled = time.time()
-        score(groups)
+        lost = score(groups)
         for group in groups:
             assign_credit(group, args)
         scored = time.time()
         record = {"step": step, "lr": policy.learning_rate(step, args.steps, args.lr, warmup=5)} | health(groups)
+        record["lost"] = policy.all_sum(torch.tensor(lost)).item()
         record |= update(model, optimizers, reference, [rollout for group in groups for rollout in group], record["lr"], args)
+        record["retries"] += sampler.retries
         record["warnings"] = warnings([*run.recent, record])
         for name in set(record["warnings"]).difference(*(before["warnings"] for before in [*run.recent][-1:])):
             policy.say(f"step {step}: {WARNINGS[name]}")

