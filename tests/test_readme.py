@@ -1,5 +1,9 @@
-"""What the README and the scripts tell a user to type exists: every path, every flag, every --help."""
+"""What the README, the solutions and the scripts tell a user to type exists, and where they show what comes out, that comes out."""
 
+import contextlib
+import importlib
+import io
+import os
 import re
 import subprocess
 import sys
@@ -11,26 +15,85 @@ import mutations
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ["sandbox.py", "augment.py", "rewards.py", "policy.py", "sft.py", "bigrpo.py", "evaluate.py", "toy.py"]
-README = (ROOT / "README.md").read_text()
+README, SOLUTIONS, DEMO = ((ROOT / name).read_text() for name in ("README.md", "SOLUTIONS.md", "results/demo/README.md"))
 
 
 def commands():
-    """The `python x.py ...` and `torchrun x.py ...` lines of the README and of the scripts' docstrings."""
-    texts = [README] + [(ROOT / name).read_text().split('"""')[1] for name in SCRIPTS]
+    """The `python x.py ...` and `torchrun x.py ...` lines of the pages and of the scripts' docstrings."""
+    texts = [README, SOLUTIONS, DEMO] + [(ROOT / name).read_text().split('"""')[1] for name in SCRIPTS]
     for line in "\n".join(texts).splitlines():
-        for match in re.findall(r"(?:python|torchrun)(?: --\w+ \d+)* ((?:tools/|tests/)?\w+\.py(?: [^`#]*)?)", line):
+        for match in re.findall(r"(?:python|torchrun)(?: --\w+ \d+)* ((?:tools/|tests/)?\w+\.py(?: [^`#|]*)?)", line):
             yield re.split(r"\s{2,}", match.strip())[0]
 
 
-def test_every_script_and_link_exists():
-    for path in re.findall(r"\]\(([\w./-]+)\)", README):
-        assert (ROOT / path).exists(), path
+def console():
+    """(command, output) of the pages' console blocks, in order; a command that ends in <<'EOF' goes on to the line EOF."""
+    for block in re.findall(r"```console\n(.*?)```", README + SOLUTIONS, re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            here = part.split("\n", 1)[0].endswith("<<'EOF'")
+            head, end, output = part.partition("\nEOF\n" if here else "\n")
+            yield head + end, output
+
+
+def typed(command: str, folder: Path) -> str:
+    """What a command prints. Python from standard input runs in this process, which has imported what is slow to import."""
+    first, _, code = command.partition("\n")
+    if first != "python - <<'EOF'":
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(["bash", "-c", command], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code.removesuffix("EOF\n"), {})
+    return out.getvalue()
+
+
+def test_what_the_pages_type_gives_what_they_show(tmp_path, monkeypatch):
+    for name in [*SCRIPTS, "tools"]:
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    blocks = list(console())
+    assert len(blocks) > 10
+    for command, output in blocks:
+        assert typed(command, tmp_path).rstrip() == output.rstrip(), command
+
+
+@pytest.mark.parametrize("page", ["README.md", "SOLUTIONS.md", "results/demo/README.md"])
+def test_every_link_leads_somewhere(page):
+    text = (ROOT / page).read_text()
+    headings = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)", text, re.MULTILINE)}
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if not target.startswith("http"):
+            path, _, place = target.partition("#")
+            assert ((ROOT / page).parent / path).exists() and (path or place in headings), target
+
+
+def test_every_name_in_code_exists():
+    """`bigrpo.token_loss`, `tests/test_x.py` and `test_y` of the pages."""
     assert all((ROOT / name).is_file() for name in SCRIPTS)
+    modules = "|".join(name.removesuffix(".py") for name in SCRIPTS)
+    for module, names in re.findall(rf"`({modules})\.([\w.]+)`", README + SOLUTIONS):
+        found = importlib.import_module(module)
+        for name in names.split(".") if names != "py" else []:
+            assert hasattr(found, name), f"{module}.{names}"
+            found = getattr(found, name)
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for name in re.findall(r"\btest_\w+", SOLUTIONS):
+        assert f"def {name}(" in tests or (ROOT / "tests" / f"{name}.py").is_file(), name
+    for path in re.findall(r"\b(?:tools|tests|results)/[\w/]+\.\w+", README + SOLUTIONS):
+        assert (ROOT / path).is_file(), path
+
+
+def test_every_flag_in_the_text_exists():
+    """Those of commands are checked with their scripts, below; here those that stand alone, such as `--beta 0`."""
+    sources = "".join(path.read_text() for path in [*(ROOT / name for name in SCRIPTS), *(ROOT / "tools").glob("*.py")])
+    for flag in re.findall(r"`(--[a-z][a-z-]*)", README + SOLUTIONS):
+        assert f'"{flag}"' in sources, flag
 
 
 def test_every_make_target_exists():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"\bmake ([a-z-]+)", README + (ROOT / ".ci/run").read_text()):
+    for target in re.findall(r"\bmake ([a-z-]+)", README + SOLUTIONS + DEMO + (ROOT / ".ci/run").read_text()):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
