@@ -403,7 +403,7 @@ def test_open_files_processes_and_memory_stay_flat_and_a_leak_is_found(folder, t
     words = ("--data", of_inputs(folder, tmp_path / "examples.jsonl"), "--steps", 40)
     process = start(folder, "bigrpo", tmp_path / "out", *words, rewarded=False, prepare=commit_and_leak, arguments=(leaks,))
     rows = soak.watch(process.pid, process.is_alive, tmp_path / "out" / "metrics.jsonl", pause=0.01)
-    assert finish(process) == 0 and len(rows) > 20
+    assert finish(process) == 0 and len(rows) >= 10
     assert [name for name in soak.grown(rows) if name != "cpu"] == ["files"] * leaks  # so short a step has no CPU time to speak of
     assert max(row["processes"] for row in rows) > 1  # the sandbox's are among them
 

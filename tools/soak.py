@@ -98,7 +98,7 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(QUANTITIES), figsize=(16, 2.6), layout="constrained")
     for axis, (name, label) in zip(axes, QUANTITIES.items()):
         axis.plot([row["step"] for row in rows], [row[name] for row in rows], linewidth=0.8)
-        axis.set(xlabel="step", title=label, ylim=(0, None))
+        axis.set(xlabel="step", title=label, ylim=(0, 1.1 * max(row[name] for row in rows)))
     figure.savefig(path, dpi=110)
 
 
