@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import augment
 import rewards
 import sandbox
+from tools import look
 
 DATA = Path(os.environ.get("STEPCODE_DATA", "")) / "cruxeval.jsonl"
 
@@ -632,6 +633,24 @@ def test_anchors_in_loops_match_by_position_and_each_one_printed_counts():
     assert rewards.score(shorter, example)[0] == [1.0, 0.0, 1.0, 0.0, 0.0]
     [example] = augment.build([ten], loop_anchors=7, drop_anchors=1.0)  # anchors in loops can be taken out too
     assert example["anchors"] == [["return_val", "10"]]
+
+
+def test_what_anchors_in_loops_cost(tmp_path):
+    """The sum of [7, 2] prints 3 anchors, then 4, 5 and 5, as it has two iterations: s is 0, 7, 9 in the loop and 9 after it. One program
+    has a return only. One has four assignments in its loop, so that K = 3 makes 13 anchors and drops it from every comparison."""
+    codes = ["def f(xs):\n    s = 0\n    for x in xs:\n        s += x\n    return s * 2", "def f(xs):\n    return xs",
+             "def f(xs):\n    for x in xs:\n        a = b = c = d = x\n    return 0"]
+    path = tmp_path / "programs.jsonl"
+    path.write_text("".join(json.dumps({"id": str(k), "code": code, "input": "[7, 2]" if k < 2 else "[1, 2, 3]"}) + "\n" for k, code in enumerate(codes)))
+    rows = look.loop_costs(str(path), len)
+    assert [row["anchors"] for row in rows] == [2, 2.5, 3, 3, 3, 4, 5, 5] and [row["compared"] for row in rows] == [2] * 4 + [1] * 4
+    assert [(row["K"], row["kept"], row["over 10 anchors"], row["other drops"]) for row in rows[:4]] == [(0, 3, 0, 0), (1, 3, 0, 0), (2, 3, 0, 0), (3, 2, 1, 0)]
+    assert [row["repeated"] for row in rows[4:]] == [0, 0, 20, 20]  # the 9 after the loop is that of the second iteration
+    look.draw_costs(rows, tmp_path / "costs.png")
+    assert (tmp_path / "costs.png").stat().st_size > 5000
+    path.write_text(json.dumps({"code": "def", "input": ""}))
+    with pytest.raises(augment.BadInput, match="no program is kept"):
+        look.loop_costs(str(path), len)
 
 
 @pytest.mark.slow

@@ -288,6 +288,8 @@ def test_the_page_of_examples():
     assert lucky.count('class=" off"') == 2 and ">b: 7<" in lucky and "(no anchor)" in lucky and ">c: 8<" in lucky  # wrong name, and one block too many
     assert "<mark>print(f&#x27;a: {x}&#x27;)</mark>" in text and "&lt;2&gt;" in text and text.count("missing</span>") == 4
     assert "assert f(??) == 1" in text and "empty response" in text
+    counted = {"program": "if step <= 2: print(f's: {s}')\nx = \"print(f'\"", "call": ""}  # an anchor in a loop, and none
+    assert "if step &lt;= 2: <mark>print(" in browse.program(counted) and browse.program(counted).count("<mark>") == 1
     assert "the 2 most telling are shown" in browse.page([{"items": items()}], ["r"], 2)
 
 

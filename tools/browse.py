@@ -89,8 +89,9 @@ def program(item: dict) -> str:
     """The program as the model saw it, its anchors marked, and the question."""
     lines = []
     for line in item["program"].rstrip().split("\n"):
-        code = line.lstrip()
-        lines.append(plain(line) if not code.startswith("print(f'") else plain(line[:len(line) - len(code)]) + f"<mark>{plain(code)}</mark>")
+        before, found, code = line.partition("print(f'")  # a line of its own, or after the counter of a loop
+        anchor = found and (not before.strip() or before.lstrip().startswith("if step"))
+        lines.append(plain(before) + f"<mark>{plain(found + code)}</mark>" if anchor else plain(line))
     call = item["call"]
     ask = "" if not call else f"assert {call.partition('(')[0]}(??) == {item['output']}" if item["task"] == "input" else f"assert {call} == ??"
     return f'<pre tabindex="0">{chr(10).join(lines)}\n\n<span class="ask">{plain(ask)}</span></pre>'

@@ -121,9 +121,11 @@ def loop_costs(path: str, tokens) -> list[dict]:
         dropped = report.dropped["more than 10 anchors"]
         counts.append({"K": k, "kept": len(built[-1]), "over 10 anchors": dropped, "other drops": len(programs) - dropped - len(built[-1])})
     common = set.intersection(*map(set, built))
+    if not common:
+        raise BadInput(f"{path}: no program is kept at every K")
     with_loops = {name for name in common if built[0][name]["instrumented"] != built[-1][name]["instrumented"]}
     return [{"programs": f"{Path(path).name}, {which}"} | count | {"compared": len(names)} | cost([examples[name] for name in sorted(names)], tokens)
-            for which, names in (("all", common), ("with anchors in a loop", with_loops)) for count, examples in zip(counts, built)]
+            for which, names in (("all", common), ("with anchors in a loop", with_loops)) if names for count, examples in zip(counts, built)]
 
 
 def cost(examples: list[dict], tokens) -> dict:
@@ -141,7 +143,7 @@ def draw_costs(rows: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    colours = iter(["#1f6fd1", "#d9730d", "#2e8b57", "#8e44ad"])
+    colours = itertools.cycle(["#1f6fd1", "#d9730d", "#2e8b57", "#8e44ad"])
     for name, group in itertools.groupby(rows, lambda row: row["programs"]):
         group = list(group)
         if name.endswith("all"):
@@ -150,7 +152,7 @@ def draw_costs(rows: list[dict], path: Path) -> None:
                        label=f"{name.removesuffix(', all')} ({total} programs)")
         else:
             left.plot([row["response"] for row in group], [row["anchors"] for row in group], marker="o", color=colour,
-                      label=name.replace("with anchors in a loop", f"{group[0]['compared']} programs with loops"))
+                      label=f"{name.partition(',')[0]} ({group[0]['compared']} with loops)")
             for row in group:
                 left.annotate(f"K = {row['K']}", (row["response"], row["anchors"]), (5, -11), textcoords="offset points", fontsize=8, color="0.35")
     left.margins(0.15)
