@@ -75,6 +75,7 @@ SKIPPED = (*SCOPES, ast.Pass, ast.Global, ast.Nonlocal, ast.Import, ast.ImportFr
 MUTATORS = set("""append extend insert remove pop clear sort reverse update setdefault popitem add discard
     difference_update intersection_update symmetric_difference_update appendleft popleft extendleft rotate subtract
     move_to_end""".split())
+COUNTER = "step"  # of a loop's iterations; with underscores where the program has such a name
 OVERLAP = "shares 10 tokens with a benchmark"
 PIECE_LIMIT = 200  # characters of one piece of reasoning with its values filled in
 
@@ -270,7 +271,7 @@ class Instrumenter:
 
     def __init__(self, program: str, tree: ast.Module, function: ast.FunctionDef, nodes: list[ast.AST], loop_anchors: int):
         self.source, self.function, self.edits = Source(program), function, []
-        self.counter, self.iterations = "step", loop_anchors
+        self.counter, self.iterations = COUNTER, loop_anchors
         while self.counter in program:
             self.counter += "_"
         self.newline = "\r\n" if "\r\n" in program else "\n" if "\n" in program or "\r" not in program else "\r"
@@ -521,8 +522,8 @@ def fill_in(node: ast.AST, known: dict[str, str]) -> str:
 def guarded(statement: ast.stmt) -> ast.stmt | None:
     """The anchor A of `if step <= 2: A`, None for another statement."""
     match statement:
-        case ast.If(test=ast.Compare(left=ast.Name(), ops=[ast.LtE()], comparators=[ast.Constant()]), body=[inner], orelse=[]):
-            return inner if anchor_name(inner) else None
+        case ast.If(test=ast.Compare(left=ast.Name(id=name), ops=[ast.LtE()], comparators=[ast.Constant(value=int())]), body=[inner], orelse=[]):
+            return inner if name.rstrip("_") == COUNTER and anchor_name(inner) else None
     return None
 
 
@@ -551,8 +552,8 @@ class Uncounted(ast.NodeTransformer):
     def iteration(self, loop: ast.stmt | None, state: dict[str, str]) -> int:
         """The iteration of the loop in this state, from 1, if it is one of those that have anchors, else 0."""
         counter, most = self.loops.get(loop, ("", 0))
-        number = int(state.get(counter, 1))
-        return number if number <= most else 0
+        number = state.get(counter, "1")
+        return int(number) if number.isdecimal() and int(number) <= most else 0
 
 
 class WithoutAnchors(ast.NodeTransformer):

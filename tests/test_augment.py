@@ -635,6 +635,16 @@ def test_anchors_in_loops_match_by_position_and_each_one_printed_counts():
     assert example["anchors"] == [["return_val", "10"]]
 
 
+@pytest.mark.parametrize("name, start, limit", [("return_val", "''", "'b'"), ("step", "0.0", "0"), ("step", "0", "0")])
+def test_a_programs_own_guards_are_no_counters_of_ours(name, start, limit):
+    """Returns may be anchored in loops by the program itself, under a test that looks like a counter's."""
+    code = f"def f(xs, {name}={start}):\n    return_val = xs[0]\n    for x in xs:\n        return_val += x\n        if {name} <= {limit}: " \
+           "print(f'return_val: {return_val}')\n    return return_val"
+    for iterations in (0, 2):
+        [example] = augment.build([{"id": "a", "code": code, "input": "'ab'"}], loop_anchors=iterations)
+        assert augment.perfect(example["response"], example) and example["output"] == "'aab'"
+
+
 def test_what_anchors_in_loops_cost(tmp_path):
     """The sum of [7, 2] prints 3 anchors, then 4, 5 and 5, as it has two iterations: s is 0, 7, 9 in the loop and 9 after it. One program
     has a return only. One has four assignments in its loop, so that K = 3 makes 13 anchors and drops it from every comparison."""
