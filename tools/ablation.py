@@ -73,6 +73,7 @@ SWEEPS = {
     "lam": {f"lam-{lam}": Arm(f"bi-level, lam = {lam}", ("--lam", lam)) for lam in (0.1, 1, 3)},
     "group": {f"group-{g}": Arm(f"bi-level, {256 // g} prompts x G = {g}", ("--group", g, "--prompts", 256 // g)) for g in (2, 4, 16)},
     "dropout": {"dropout": Arm("bi-level, 20% of anchors dropped", data=DROPPED)},
+    "loops": {"loops": Arm("bi-level, two iterations of a loop anchored", data=("--loop-anchors", 2))},  # its steps are others: compare answers
     "size": {f"{kind}-{size}{'-sft' * (rl is None)}": Arm(f"{'SFT only' if rl is None else 'bi-level'}, {kind} {size}", rl, toy=(f"--{flag}", size))
              for kind, flag, sizes in (("width", "width", (32, 128)), ("programs", "sft", (1000, 2000))) for size in sizes for rl in (None, ())},
     "variants": {name: Arm(f"bi-level, {label}", variant=name) for name, label in (
