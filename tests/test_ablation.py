@@ -14,12 +14,13 @@ from tools import ablation
 ARGS = argparse.Namespace(norm="none", advantage="bilevel", lam=0.0, center_intra=False)
 
 
-def group(*rows):
+def group(*rows, task="output", inputs=None):
     """Rollouts of (states written, step rewards, answer's reward); the text of a state is one letter."""
     found = []
-    for states, step_rewards, final in rows:
-        text = "".join(f"<print>{state}</print>" for state in states) + "<answer>0</answer>"
-        found.append(bigrpo.Rollout({}, [], policy.Sample(list(range(len(text))), [], True), text, list(range(len(text))), list(step_rewards),
+    for place, (states, step_rewards, final) in enumerate(rows):
+        text = f"<input>{inputs[place]}</input>" if inputs else ""
+        text += "".join(f"<print>{state}</print>" for state in states) + "<answer>0</answer>"
+        found.append(bigrpo.Rollout({"task": task}, [], policy.Sample(list(range(len(text))), [], True), text, list(range(len(text))), list(step_rewards),
                                     [True] * len(step_rewards), final))
     return found
 
@@ -36,6 +37,8 @@ def test_equal_state_compares_only_what_agrees_so_far():
     assert credit("equal-state", rollouts) == [[0.5, 0.5], [0.5, -0.5], [-0.5, 0.0], [-0.5, 0.0]]
     assert credit("equal-state", rollouts[:3]) == [[0.333, 0.5], [0.333, -0.5], [-0.667, 0.0]]  # a rollout alone has nobody to be compared with
     assert credit("equal-state", rollouts[:2], lam=1.0) == [[0.0 + 2.0, 0.5 + 1.0], [0.0 + 1.0, -0.5 + 0.0]]  # and Eq. 11 on top
+    other = group(("ab", [1, 1], 1), ("ab", [0, 0], 0), task="input", inputs=["1", "9"])  # the same states on another input are others
+    assert credit("equal-state", other) == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_first_error_masks_what_comes_after_it():
@@ -51,34 +54,31 @@ def test_right_only_takes_the_steps_of_wrong_answers_for_wrong():
 
 
 def test_no_return_leaves_the_last_anchor_without_step_credit():
-    assert credit("no-return", group(("ab", [1, 1], 1), ("xy", [0, 0], 0)), lam=1.0) == [[1.5, 0.0], [-0.5, 0.0]]
+    rows = ("ab", [1, 1], 1), ("xy", [0, 0], 0)
+    assert credit("no-return", group(*rows), lam=1.0) == [[1.5, 0.0], [-0.5, 0.0]]
+    assert credit("no-return", group(*rows, task="input"), lam=1.0) == [[2.5, 1.5], [-0.5, -0.5]]  # whose answer repeats the input, not the return
 
 
 def test_length_free_gives_every_step_the_same_sum():
-    rollouts = group(("a", [1], 1), ("b", [0], 0))
-    for rollout, states in zip(rollouts, (("a", "bcdefgh"), ("x", "y"))):
-        rollout.text = "".join(f"<print>{state}</print>" for state in states) + "<answer>0</answer>"
-        rollout.starts, rollout.step_rewards, rollout.mask = list(range(len(rollout.text))), [float(states[0] == "a")] * 2, [True] * 2
-    sums = {}
-    for name in ("plain", "length-free"):
-        run = bigrpo.assign_credit if name == "plain" else lambda some, args: ablation.length_free(bigrpo.assign_credit, some, args)
-        run(rollouts, ARGS)
-        first = rollouts[0]
-        split = first.text.index("</print>") + len("</print>")
-        end = first.text.index("<answer>")
-        steps = first.advantage - first.final_advantage
-        sums[name] = steps[:split].sum().item(), steps[split:end].sum().item(), steps[end:].abs().max().item()
-    assert sums["plain"] == pytest.approx((0.5 * 16, 0.5 * 22, 0))  # blocks of 16 and 22 characters, each a token here
-    assert sums["length-free"] == pytest.approx((0.5 * 19, 0.5 * 19, 0))  # as much in all
+    # four blocks of 16, 22, 16 and 16 characters, each a token here: 70 / 4 is the usual one
+    rollouts = group((["a", "bcdefgh"], [1, 1], 1), ("xy", [0, 0], 0))
+    ablation.length_free(bigrpo.assign_credit, rollouts, ARGS)
+    for rollout, step in zip(rollouts, (0.5, -0.5)):
+        split = rollout.text.index("</print>") + len("</print>")
+        end = rollout.text.index("<answer>")
+        steps = rollout.advantage - rollout.final_advantage
+        assert steps[:split].sum().item() == pytest.approx(step * 17.5) and steps[split:end].sum().item() == pytest.approx(step * 17.5)
+        assert not steps[end:].any()
 
 
 def test_a_variant_lives_in_one_run_only(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(bigrpo, "main", lambda: bigrpo.assign_credit(group(("ab", [1, 1], 1), ("ab", [1, 1], 0)), ARGS) or seen.append(sys.argv[1:]))
+    monkeypatch.setattr(bigrpo, "main", lambda: bigrpo.assign_credit(group(("ab", [1, 1], 1), ("ab", [1, 1], 0)), ARGS) or seen.append(sys.argv[1:])
+                        or seen.append(bigrpo.build_parser().parse_args([]).variant))
     monkeypatch.setattr(sys, "argv", ["ablation.py"])
     before = bigrpo.assign_credit
     ablation.train_variant("right-only", ["--steps", "3"])
-    assert bigrpo.assign_credit is before and seen == [["--steps", "3"]]
+    assert bigrpo.assign_credit is before and seen == [["--steps", "3"], "right-only"] and not hasattr(bigrpo.build_parser().parse_args([]), "variant")
 
 
 def result(path, rows):
@@ -93,7 +93,7 @@ def test_paired_differences_are_means_over_seeds(tmp_path):
     better = [("output", 1, [1, 1]), ("output", 1, [1, 1]), ("input", 0, [])]
     files = {(name, seed): result(tmp_path / name / f"{seed}.json", better if (name, seed) == ("b", 0) else rows) for name in "ab" for seed in (0, 1)}
     found = ablation.paired([files["a", 0], files["a", 1]], [files["b", 0], files["b", 1]], draws=400)
-    assert found["final_output"][0] == 25 and found["final_input"] == (0, 0, 0) and found["step"][0] == 12.5
+    assert found["final_output"][0] == [50, 0] and found["final_input"] == ([0, 0], 0, 0) and found["step"][0] == [25, 0]
     low, high = found["final_output"][1:]
     assert low == 0 and 25 < high <= 100
     result(files["b", 0], rows[:2])
@@ -103,6 +103,8 @@ def test_paired_differences_are_means_over_seeds(tmp_path):
 
 def test_the_interval_is_students():
     assert ablation.interval([1.0, 3.0]) == "2.0 ± 12.7" and ablation.interval([5.0]) == "5.0" and ablation.interval([None]) == "none"
+    assert ablation.interval([1.0, None, 3.0], "+") == "+2.0 ± 12.7 (of 2)"
+    assert ablation.interval(list(range(11))) == "5.0 ± 2.2" and ablation.change([1.0, 1.0], 0.5, 2) == "+1.0 ± 0.0 [+0.5, +2.0]"
 
 
 def test_jobs_wait_for_what_they_need_and_are_done_once(tmp_path):
@@ -114,6 +116,8 @@ def test_jobs_wait_for_what_they_need_and_are_done_once(tmp_path):
         assert ablation.run_all(jobs, 2, tmp_path) == [] and all((tmp_path / name).exists() for name in "abc")
     begun = ablation.Job("f", job("a").commands + job("f").commands)
     assert ablation.run_all([begun], 1, tmp_path) == [] and (tmp_path / "f").exists()
+    with pytest.raises(SystemExit):  # what another command made is not taken for this one's
+        ablation.run_all([job("a", code="open({!r}, 'w')")], 1, tmp_path)
     failed = ablation.run_all([job("e", "d"), job("d", code="import sys; sys.exit(3)")], 1, tmp_path)
     assert failed == [f"d: exit code 3, see {tmp_path / 'logs' / 'd.log'}", "e: not begun, what it needs is missing"]
 

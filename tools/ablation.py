@@ -6,21 +6,27 @@
     python tools/ablation.py variant first-error --model ... --data ... --out ...    # bigrpo.py with one change
 
 Every seed is a pipeline of its own: programs, initial weights, SFT, sampling. Its arms start from the same SFT checkpoint and get the
-same number of rollouts and of updates; an arm that changes the data has an SFT of its own, on as many examples. SFT sees one or two
-statements before the return, RL and the test two or three; a second test has about five, more than any program seen in training. Both
-tasks, output and input prediction, are trained and tested together; a tenth of the SFT examples have no anchors.
+same number of rollouts and of updates; an arm that changes the data has an SFT of its own, of as many updates. Both tasks, output and
+input prediction, are trained and tested together; a tenth of the SFT examples have no anchors. SFT sees one or two statements before
+the return, RL and the test two or three, so RL also has longer programs to learn from: "SFT only, longer programs" is the control. A second
+test has about five statements, and more branches and loops.
 
-The table gives means over seeds with 95% t intervals over seeds. Differences between two arms are paired: a bootstrap that draws
-seeds, then examples within each, both arms together; its interval is narrow for few seeds.
+RL only starts from an SFT of FORMAT epochs ("format SFT" in the table), because a random model never writes the format and so is never
+rewarded. Prompts are bare, so without decoupled tasks only the form of the response is another: in output prediction it copies the input
+first, as in input prediction. One learning rate for all arms, that of the demo, which was chosen for bi-level. In the sweep over G the rollouts are as many,
+so that fewer per prompt means more prompts: 4, 2, 1 and 0.5 epochs of them for G = 2, 4, 8 and 16. The variants are changes of bigrpo.py's functions, below.
 
-RL only starts from a format-only SFT of FORMAT epochs, because a random model never writes the format and so is never rewarded.
-Some variants are changes of bigrpo.py's functions, made below in `VARIANTS`.
+The table gives means over seeds, with 95% t intervals over seeds. Differences between two arms are paired by seed: again mean and t interval,
+and in brackets a bootstrap that draws seeds, then programs within each. With few seeds the bootstrap is too narrow; believe the first. Some
+twenty comparisons of five numbers each are not corrected for their number.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +34,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +48,7 @@ import bigrpo  # noqa: E402
 import evaluate  # noqa: E402
 import rewards  # noqa: E402
 
-EPOCHS, FORMAT = 3, 1  # of SFT
+EPOCHS, FORMAT = 3, 1  # of SFT, over 4,000 programs of both tasks: 1,500 and 500 updates
 TOY = ["--sft", 4000, "--rl", 1600, "--test", 400]
 LONGER = ["--sft", 0, "--rl", 0, "--test", 200, "--difficulty", 5]
 DROPPED = ("--drop-anchors", 0.2)  # in training only
@@ -61,27 +67,31 @@ class Arm:
     variant: str | None = None
 
 
-SFT = Arm("SFT only", rl=None)
-CORE = {"sft": SFT,
-        "rl-only": Arm("RL only, bi-level", start=FORMAT),
+CORE = {"format": Arm("format SFT", rl=None, start=FORMAT),
+        "sft": Arm("SFT only", rl=None),
+        "rl-only": Arm("format SFT + bi-level (RL only)", start=FORMAT),
         "terminal": Arm("SFT + terminal", ("--advantage", "terminal")),
         "step": Arm("SFT + step (lam = 0)", ("--lam", 0)),
         "bilevel": Arm("SFT + bi-level (lam = 0.3)"),
         "centred": Arm("bi-level, A_intra centred", ("--center-intra",)),
-        "coupled": Arm("bi-level, tasks not decoupled", data=("--no-decouple",))}
+        "coupled": Arm("bi-level, one form of response for both tasks", data=("--no-decouple",))}
 SWEEPS = {
     "lam": {f"lam-{lam}": Arm(f"bi-level, lam = {lam}", ("--lam", lam)) for lam in (0.1, 1, 3)},
     "group": {f"group-{g}": Arm(f"bi-level, {256 // g} prompts x G = {g}", ("--group", g, "--prompts", 256 // g)) for g in (2, 4, 16)},
     "dropout": {"dropout": Arm("bi-level, 20% of anchors dropped", data=DROPPED)},
     "loops": {"loops": Arm("bi-level, two iterations of a loop anchored", data=("--loop-anchors", 2))},  # its steps are others: compare answers
-    "size": {f"{kind}-{size}{'-sft' * (rl is None)}": Arm(f"{'SFT only' if rl is None else 'bi-level'}, {kind} {size}", rl, toy=(f"--{flag}", size))
-             for kind, flag, sizes in (("width", "width", (32, 128)), ("programs", "sft", (1000, 2000))) for size in sizes for rl in (None, ())},
+    "longer": {"sft-longer": Arm("SFT only, longer programs", rl=None, toy=("--sft-difficulty", 3))},
+    "size": {f"{kind}-{size}{'-sft' * (rl is None)}": Arm(f"{'SFT only' if rl is None else 'bi-level'}, {kind} {size}", rl, toy=(flag, size), start=epochs)
+             for kind, flag, size, epochs in (("width", "--width", 32, EPOCHS), ("width", "--width", 128, EPOCHS),
+                                              ("programs", "--sft", 1000, 4 * EPOCHS), ("programs", "--sft", 2000, 2 * EPOCHS)) for rl in (None, ())},
     "variants": {name: Arm(f"bi-level, {label}", variant=name) for name, label in (
-        ("equal-state", "compared at equal state"), ("first-error", "masked after the first error"), ("right-only", "steps of right answers only"),
-        ("length-free", "step advantage free of length"), ("no-return", "return anchor without step credit"))}}
+        ("equal-state", "compared at equal state"), ("first-error", "masked after the first error"), ("right-only", "all steps of a wrong answer wrong"),
+        ("length-free", "step advantage free of length"), ("no-return", "no step credit for the return"))}}
 ARMS = CORE | {name: arm for sweep in SWEEPS.values() for name, arm in sweep.items()}
 NEIGHBOURS = [("sft", "terminal"), ("sft", "bilevel"), ("terminal", "step"), ("step", "bilevel"), ("bilevel", "centred"), ("coupled", "bilevel"),
-              ("rl-only", "bilevel"), *(("bilevel", name) for sweep in SWEEPS.values() for name in sweep if not name.endswith("-sft"))]
+              ("format", "rl-only"), ("rl-only", "bilevel"), ("sft", "sft-longer"), ("sft-longer", "bilevel"),
+              *((f"{name}-sft", name) for name in SWEEPS["size"] if f"{name}-sft" in SWEEPS["size"]),
+              *(("bilevel", name) for sweep in SWEEPS.values() for name in sweep if not name.startswith("sft") and not name.endswith("-sft"))]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -100,13 +110,16 @@ def instead(group: list, name: str, values: list):
 
 
 def equal_state(credit, group: list, args) -> None:
-    """Eq. 10 among those rollouts only that wrote the same states before this anchor: what differs is this step alone."""
-    written = [[block.text for block in rewards.parse(rollout.text).blocks] for rollout in group]
+    """Eq. 10 among those rollouts only that wrote the same states before this anchor, on the same input: what differs is this step alone.
+
+    In input prediction hardly any two rollouts of a group have one input and other rewards, so that little but Eq. 11 is left there."""
+    responses = [rewards.parse(rollout.text) for rollout in group]
+    written = [(response.input, *(block.text for block in response.blocks)) for response in responses]
 
     def advantage(step, mask, lam, norm, center):
         found = lam * bigrpo.intra_advantage(step, mask, center)
         for i in range(step.shape[1]):
-            histories = [tuple(states[:i]) for states in written]
+            histories = [states[:i + 1] for states in written]
             for history in set(histories):
                 rows = [g for g, other in enumerate(histories) if other == history]
                 if len(rows) > 1:
@@ -118,33 +131,41 @@ def equal_state(credit, group: list, args) -> None:
 
 
 def first_error(credit, group: list, args) -> None:
-    """Steps after a rollout's first wrong one are masked: they start from a state that is wrong already."""
+    """Steps after a rollout's first wrong one are masked: they start from a state that is wrong already.
+
+    After a wrong commitment in input prediction all steps are wrong; the first keeps its penalty."""
     right = [[r > 0 for r in rollout.step_rewards] for rollout in group]
     with instead(group, "mask", [[shown and all(some[:i]) for i, shown in enumerate(rollout.mask)] for some, rollout in zip(right, group)]):
         credit(group, args)
 
 
 def right_only(credit, group: list, args) -> None:
-    """A right step counts only where the answer is right too."""
+    """A right step counts as right only where the answer is right too, else as wrong."""
     with instead(group, "step_rewards", [[r * rollout.final for r in rollout.step_rewards] for rollout in group]):
         credit(group, args)
 
 
 def no_return(credit, group: list, args) -> None:
-    """The last anchor repeats the answer: without step credit of its own the answer is not counted twice."""
-    with instead(group, "mask", [[*rollout.mask[:-1], False] for rollout in group]):
+    """In output prediction the last anchor repeats the answer: without step credit of its own, and out of Eq. 11's mean, the answer is
+    not counted twice. In input prediction the answer repeats the input, and nothing changes."""
+    last = group[0].example["task"] != "output"
+    with instead(group, "mask", [[*rollout.mask[:-1], rollout.mask[-1] and last] for rollout in group]):
         credit(group, args)
 
 
 def length_free(credit, group: list, args) -> None:
-    """A step's advantage is shared by its tokens, so that a long block weighs no more than a short one (all together as before)."""
-    token_advantage = bigrpo.token_advantage
+    """A step's advantage is shared by its tokens, so that a long block weighs no more than a short one (all together about as before)."""
+    token_advantage, n = bigrpo.token_advantage, len(group[0].step_rewards)
+
+    def tokens(block):
+        return torch.bincount(block, minlength=n + 1)[:n]  # of each step
+
+    spans = [[(block.start, block.end) for block in rewards.parse(rollout.text).blocks] for rollout in group]
+    sizes = torch.stack([tokens(bigrpo.token_blocks(torch.tensor(rollout.starts), some, n)) for rollout, some in zip(group, spans)])  # [G, n]
+    usual = sizes.sum() / (sizes > 0).sum().clamp(min=1)
 
     def shared(step, final, rollout, block):
-        n = step.shape[1]
-        sizes = torch.bincount(block, minlength=n + 1)[:n]  # tokens of each step
-        usual = sizes.sum() / (sizes > 0).sum().clamp(min=1)
-        scale = torch.cat([usual / sizes.clamp(min=1), torch.zeros(1)])
+        scale = torch.cat([usual / tokens(block).clamp(min=1), torch.zeros(1)])
         return final[rollout] + token_advantage(step, 0 * final, rollout, block) * scale[block]
 
     with mock.patch.object(bigrpo, "token_advantage", shared):
@@ -155,10 +176,11 @@ VARIANTS = {"equal-state": equal_state, "first-error": first_error, "right-only"
 
 
 def train_variant(name: str, words: list[str]) -> None:
-    """bigrpo.py with one change."""
-    credit = bigrpo.assign_credit
+    """bigrpo.py with one change, which stands among the run's settings."""
+    credit, parser = bigrpo.assign_credit, bigrpo.build_parser()
+    parser.set_defaults(variant=name)
     sys.argv = [f"bigrpo.py ({name})", *words]
-    with mock.patch.object(bigrpo, "assign_credit", lambda group, args: VARIANTS[name](credit, group, args)):
+    with mock.patch.multiple(bigrpo, assign_credit=lambda group, args: VARIANTS[name](credit, group, args), build_parser=lambda: parser):
         bigrpo.main()
 
 
@@ -189,7 +211,7 @@ def jobs_of(seed: int, names: list[str], out: Path) -> list[Job]:
 
     def add(name: str, needs: tuple, *commands) -> tuple:
         jobs.setdefault(name, Job(f"seed {seed}: {name}", commands, needs))
-        return (commands[-1][0],)
+        return tuple(product for product, _ in commands)
 
     def programs(name: str, *words) -> tuple:
         return add(name, (), (folder / name / "model/tokenizer.json", script("toy.py", "--out", folder / name, "--seed", seed, *words)))
@@ -219,15 +241,36 @@ def jobs_of(seed: int, names: list[str], out: Path) -> list[Job]:
     return list(jobs.values())
 
 
-def run_job(job: Job, log: Path) -> str:
-    """Do what is not done yet; "" or what failed."""
+def stamp(product: Path) -> Path:
+    """Where the command that made a product is kept."""
+    return product.with_name(f".{product.name}.command")
+
+
+def shown(command: list[str]) -> str:
+    return " ".join(command[1:]).replace(f"{ROOT}/", "")
+
+
+def is_done(job: Job) -> bool:
+    """True if all its products are there; ends the program if one was made by another command."""
+    for product, command in job.commands:
+        if product.exists():
+            made = stamp(product).read_text() if stamp(product).exists() else "(not known)"
+            if made != shown(command):
+                policy.fail(f"{product} was made by another command, {made}; take another --out, or remove its seed's folder")
+    return all(product.exists() for product, _ in job.commands)
+
+
+def run_job(job: Job, log: Path, started: list) -> str:
+    """Do what is not done yet; "" or what failed. The processes are added to `started`."""
     for product, command in job.commands:
         if not product.exists():
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a") as file:
-                code = subprocess.run(command, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
-            if code:
-                return f"{job.name}: exit code {code}, see {log}"
+                process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                started.append(process)
+                if code := process.wait():
+                    return f"{job.name}: exit code {code}, see {log}"
+            stamp(product).write_text(shown(command))
     return ""
 
 
@@ -235,22 +278,26 @@ def run_all(jobs: list[Job], count: int, out: Path) -> list[str]:
     """Do the jobs in order, `count` at a time; one whose needs failed is left out. What failed, a line each."""
     from tqdm import tqdm
 
-    waiting = [job for job in jobs if not all(product.exists() for product, _ in job.commands)]
-    failed, running = [], {}
+    waiting = [job for job in jobs if not is_done(job)]
+    failed, running, started = [], {}, []
     with ThreadPoolExecutor(count) as pool, tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc="ablation", smoothing=0) as bar:
-        while waiting or running:
-            ready = [job for job in waiting if all(path.exists() for path in job.needs)]
-            for job in ready[:count - len(running)]:
-                waiting.remove(job)
-                running[pool.submit(run_job, job, out / "logs" / (job.name.replace(": ", "-").replace(" ", "-") + ".log"))] = job
-            if not running:
-                failed += [f"{job.name}: not begun, what it needs is missing" for job in waiting]
-                break
-            bar.set_postfix_str(", ".join(job.name for job in running.values()))
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                failed += filter(None, [done.result()])
-                del running[done]
-                bar.update()
+        try:
+            while waiting or running:
+                ready = [job for job in waiting if all(path.exists() for path in job.needs)]
+                for job in ready[:count - len(running)]:
+                    waiting.remove(job)
+                    running[pool.submit(run_job, job, out / "logs" / (job.name.replace(": ", "-").replace(" ", "-") + ".log"), started)] = job
+                if not running:
+                    failed += [f"{job.name}: not begun, what it needs is missing" for job in waiting]
+                    break
+                bar.set_postfix_str(", ".join(job.name for job in running.values()))
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    failed += filter(None, [done.result()])
+                    del running[done]
+                    bar.update()
+        finally:  # Ctrl-C or SIGTERM: training saves before it ends
+            for process in started:
+                process.terminate()
     return failed
 
 
@@ -273,20 +320,22 @@ def numbers(folder: Path, name: str, seed: int) -> dict | None:
     row |= {f"final_{task}": 100 * mean(item["final"] for item in found["test"]["items"] if item["task"] == task) for task in ("output", "input")}
     row |= {metric: value["test"][metric] for metric in ("step", "gap", "wrong_trace")} | {"tokens": found["test"]["response_tokens"]}
     row |= {"longer_final": value["longer"]["final"], "longer_step": value["longer"]["step"], "plain_final": value["plain"]["final"]}
-    seconds = [record["timing"] for path in {Path(found["test"]["settings"]["model"]).parent} for record in read_lines(path / "metrics.jsonl")]
-    return row | {"minutes": sum(sum(timing.values()) for timing in seconds) / 60}
+    seconds = [sum(record["timing"].values()) for record in read_lines(Path(found["test"]["settings"]["model"]).parent / "metrics.jsonl")]
+    return row | {"minutes": median(seconds) * len(seconds) / 60}
 
 
 def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def interval(values: list[float]) -> str:
-    """Mean and half the width of the 95% t interval over seeds."""
-    values = [value for value in values if value is not None]
-    if len(values) < 2:
-        return f"{values[0]:.1f}" if values else "none"
-    return f"{mean(values):.1f} ± {T95.get(len(values) - 1, 1.96) * stdev(values) / len(values) ** 0.5:.1f}"
+def interval(values: list[float | None], sign: str = "") -> str:
+    """Mean ± half the width of the 95% t interval over seeds, without those that have no value; sign "+" for differences."""
+    known = [value for value in values if value is not None and np.isfinite(value)]
+    count = f" (of {len(known)})" * (len(known) < len(values))
+    if len(known) < 2:
+        return f"{known[0]:{sign}.1f}{count}" if known else "none"
+    freedom = len(known) - 1
+    return f"{mean(known):{sign}.1f} ± {T95.get(freedom, 1.96 + 2.5 / freedom) * stdev(known) / len(known) ** 0.5:.1f}{count}"
 
 
 def table(rows: list[list[str]]) -> str:
@@ -297,42 +346,47 @@ DIFFERENCES = {"output": ("final",), "input": ("final",), "both": ("step", "gap"
 
 
 def paired(first: list[Path], second: list[Path], draws: int = 2000) -> dict[str, tuple]:
-    """{metric: (difference, low, high)} of second minus first, result files of the same seeds: seeds are drawn, then examples within."""
+    """{metric: ([difference of each seed], low, high)}, second minus first, of result files of the same seeds.
+
+    low and high: the bootstrap over seeds and, within each, over programs with both their tasks."""
     rng, values, spreads = np.random.default_rng(0), [], []  # of each seed
     for pair in zip(first, second):
         found = [{item["id"]: item for item in evaluate.read_result(path)["items"]} for path in pair]
         if found[0].keys() != found[1].keys():
             policy.fail(f"{pair[0]} and {pair[1]} are not about the same examples")
+        programs = {name: place for place, name in enumerate(dict.fromkeys(name.rpartition("-")[0] for name in found[0]))}
+        drawn = evaluate.resamples(len(programs), int(rng.integers(2**31)), draws)
         value, spread = {}, {}
         for task, kinds in DIFFERENCES.items():
             ids = [name for name, item in found[0].items() if task in ("both", item["task"])]
             data = [evaluate.columns([some[name] for name in ids]) for some in found]
-            drawn = evaluate.resamples(len(ids), int(rng.integers(2**31)), draws)
-            whole, parts = ([evaluate.percentages(sums) for sums in some] for some in ([d.sum(0) for d in data], [drawn @ d for d in data]))
+            times = drawn[:, [programs[name.rpartition("-")[0]] for name in ids]]
+            whole, parts = ([evaluate.percentages(sums) for sums in some] for some in ([d.sum(0) for d in data], [times @ d for d in data]))
             for kind in kinds:
                 name = f"final_{task}" if kind == "final" else kind
-                value[name], spread[name] = whole[1][kind] - whole[0][kind], parts[1][kind] - parts[0][kind]
+                value[name], spread[name] = float(whole[1][kind] - whole[0][kind]), parts[1][kind] - parts[0][kind]
         values.append(value)
         spreads.append(spread)
     chosen, result = rng.integers(len(values), size=(draws, len(values))), {}
     for name in values[0]:
         every = np.stack([spread[name] for spread in spreads])  # [seeds, draws]
         mixed = every[chosen, rng.integers(draws, size=chosen.shape)].mean(1)
-        result[name] = (float(np.mean([value[name] for value in values])), *np.nanpercentile(mixed, [2.5, 97.5]).tolist())
+        result[name] = ([value[name] for value in values], *np.nanpercentile(mixed, [2.5, 97.5]).tolist())
     return result
 
 
-def change(difference: float, low: float, high: float) -> str:
-    return "none" if np.isnan(difference) else f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+def change(differences: list[float], low: float, high: float) -> str:
+    return "none" if np.isnan(differences).any() else f"{interval(differences, '+')} [{low:+.1f}, {high:+.1f}]"
 
 
 def report(out: Path, folder: Path) -> None:
     """runs.jsonl, report.md and curves.png of what is done by now."""
-    seeds = sorted(int(path.name.split("-")[1]) for path in out.glob("seed-*"))
+    seeds = sorted(int(path.name.removeprefix("seed-")) for path in out.glob("seed-*") if path.name.removeprefix("seed-").isdecimal())
     rows = [row for name in ARMS for seed in seeds if (row := numbers(out / f"seed-{seed}", name, seed))]
     if not rows:
         policy.fail(f"{out}: no arm is done yet")
-    folder.mkdir(parents=True, exist_ok=True)
+    with policy.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     (folder / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     by_arm = {name: [row for row in rows if row["arm"] == name] for name in ARMS}
     lines = [["", "seeds", *COLUMNS.values()]]
@@ -349,12 +403,13 @@ def report(out: Path, folder: Path) -> None:
     made = "\n".join(dict.fromkeys("`{command}`, commit {git}, {hardware}, torch {torch}".format(**line) for line in read_lines(out / "commands.jsonl")))
     (folder / "report.md").write_text(f"""{made}
 
-Greedy, percent, mean over seeds ± half of the 95% t interval over seeds; 400 test programs a seed, 200 longer ones, both tasks of each. tokens: of a response.
-minutes: of the arm's own training (RL where it has one) on one thread. No anchors: the same test asked without them.
+Greedy, percent, mean over seeds ± half of the 95% t interval over seeds; 400 test programs a seed, 200 longer ones, both tasks of each. O, I: output and
+input prediction. Step: of both; all steps of a wrong input count as wrong. tokens: of a response. No anchors: the same test asked without them. minutes: of the
+arm's own training (RL where it has one), median step times steps, one thread of a machine that was busy with other things too.
 
 {table(lines)}
 
-Paired differences, 95% bootstrap over seeds and, within each, over examples:
+Differences, paired by seed: mean ± half of the 95% t interval over seeds [95% bootstrap over seeds and, within each, over programs: too narrow with few seeds].
 
 {table(differences)}
 
@@ -367,10 +422,8 @@ def note_command(out: Path) -> None:
     """What is running where, appended to commands.jsonl: the report says how its numbers were made."""
     known = policy.describe(argparse.Namespace(data="", model=""))
     line = {"command": " ".join(["python tools/ablation.py", *sys.argv[1:]]), "git": known["git"], "hardware": hardware(), "torch": known["versions"]["torch"]}
-    with policy.writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "commands.jsonl").open("a") as file:
-            file.write(json.dumps(line | {"started": time.strftime("%Y-%m-%d %H:%M")}) + "\n")
+    with policy.writing(out), (out / "commands.jsonl").open("a") as file:
+        file.write(json.dumps(line | {"started": time.strftime("%Y-%m-%d %H:%M")}) + "\n")
 
 
 def hardware() -> str:
@@ -422,13 +475,19 @@ def main() -> None:
     failed = []
     if not args.report:
         jobs = [job for seed in range(args.first_seed, args.first_seed + args.seeds) for job in jobs_of(seed, names, args.out)]
-        start = time.time()
+        with policy.writing(args.out):
+            args.out.mkdir(parents=True, exist_ok=True)
+            lock = (args.out / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            policy.fail(f"{args.out}: another ablation works in this folder")
         note_command(args.out)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         failed = run_all(jobs, args.jobs, args.out)
-        print(f"{(time.time() - start) / 60:.0f} minutes", file=sys.stderr)
+        print("\n".join(failed), file=sys.stderr)
     report(args.out, args.results)
-    if failed:
-        policy.fail("; ".join(failed))
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":
