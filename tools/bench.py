@@ -173,16 +173,16 @@ def toy_checkpoint(folder):
     return *policy.load(str(pathlib.Path(folder, "model"))), rows
 
 
-def our_steps(model, tokenizer, rows):
+def our_steps(model, tokenizer, rows, prompts=PROMPTS, length=LENGTH):
     """Yields (seconds of sampling, of scoring, of training, response tokens, all tokens trained on), a step each."""
     import bigrpo
     import policy
-    args = bigrpo.build_parser().parse_args(["--beta", "0", "--optimizer", "adamw", "--max-tokens", str(LENGTH), "--group", str(GROUP)])
+    args = bigrpo.build_parser().parse_args(["--beta", "0", "--optimizer", "adamw", "--max-tokens", str(length), "--group", str(GROUP)])
     sampler, optimizers = policy.TransformersSampler(model, tokenizer), policy.make_optimizers(model, "adamw", 1e-5)
     for step in itertools.count():
         times = [time.perf_counter()]
-        chosen = [rows[i] for i in policy.batch_indices(step, PROMPTS, len(rows), 0)]
-        groups = bigrpo.roll_out(sampler, tokenizer, chosen, [(0, step, p) for p in range(PROMPTS)], args)
+        chosen = [rows[i] for i in policy.batch_indices(step, prompts, len(rows), 0)]
+        groups = bigrpo.roll_out(sampler, tokenizer, chosen, [(0, step, p) for p in range(prompts)], args)
         times.append(time.perf_counter())
         bigrpo.score(groups)
         batch = [rollout for group in groups for rollout in group]
@@ -282,7 +282,50 @@ def bench_memory(args):
           f"ours {found['ours']:.2f} GB, {found['ours'] / found['naive']:.3f} of it")
 
 
-SECTIONS = {"sandbox": bench_sandbox, "step": bench_step, "memory": bench_memory}
+FEW, SHORT = 6, 32      # prompts a step and tokens a response, where they are not what is varied
+VARIED = {"rollouts": (48, 96, 192, 384), "length": (16, 32, 64, 128), "vocabulary": (None, 2_000, 8_000, 32_000),  # None: the toy's
+          "ranks, with KL": (1, 2)}
+
+
+def bench_growth(args):
+    """How a step grows with one thing at a time: rollouts, their length, the vocabulary, and ranks that share this machine's cores."""
+    import tempfile
+
+    import policy
+    with tempfile.TemporaryDirectory() as folder:
+        _, tokenizer, rows = toy_checkpoint(folder)
+        print(f"\ngrowth: {FEW} x {GROUP} rollouts of at most {SHORT} tokens, vocabulary {len(tokenizer)}, but for what is varied; response tokens per second\n"
+              f"{'':24}    step      sampling              training")
+        for name, points in VARIED.items():
+            for point in points:
+                if name == "ranks, with KL":
+                    steps = ranked_steps(folder, rows, point, args.rounds)
+                else:
+                    model, _ = policy.load(str(pathlib.Path(folder, "model")))
+                    if name == "vocabulary" and point:
+                        model.resize_token_embeddings(point, mean_resizing=False)
+                    generator = our_steps(model, tokenizer, rows, point // GROUP if name == "rollouts" else FEW, point if name == "length" else SHORT)
+                    steps = itertools.islice(generator, 1, args.rounds + 1)     # the first one is not counted
+                sample, score, train, tokens = [statistics.median(column) for column in zip(*steps)][:4]
+                print(f"{name:15} {point or len(tokenizer):6,} {sample + score + train:7.2f} s {sample:7.2f} s {tokens / sample:7.0f} /s "
+                      f"{train:7.2f} s {tokens / train:7.0f} /s", flush=True)
+
+
+def ranked_steps(folder, rows, ranks, rounds):
+    """Yields what our_steps does, of bigrpo.py under torchrun. Its rewards for a random model are 0, so a KL is what there is to train on."""
+    import toy
+    root, data, out = pathlib.Path(__file__).resolve().parent.parent, pathlib.Path(folder, "examples.jsonl"), pathlib.Path(folder, str(ranks))
+    toy.write_jsonl(data, rows)
+    words = {"--model": pathlib.Path(folder, "model"), "--data": data, "--out": out, "--sampler": "transformers", "--beta": 0.001,
+             "--steps": rounds + 1, "--prompts": FEW, "--group": GROUP, "--max-tokens": SHORT}
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", root / "bigrpo.py",
+                    *(str(word) for pair in words.items() for word in pair)], check=True, capture_output=True)
+    for record in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()[1:]):
+        times = record["timing"]
+        yield times["sample_s"], times["score_s"], times["train_s"], record["tokens"] * FEW * GROUP
+
+
+SECTIONS = {"sandbox": bench_sandbox, "step": bench_step, "memory": bench_memory, "growth": bench_growth}
 
 
 def main():
