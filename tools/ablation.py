@@ -242,8 +242,8 @@ def jobs_of(seed: int, names: list[str], out: Path) -> list[Job]:
 
 
 def stamp(product: Path) -> Path:
-    """Where the command that made a product is kept."""
-    return product.with_name(f".{product.name}.command")
+    """Where the command that made a product is kept: beside its folder, since a model's folder is digested by the runs that start from it."""
+    return product.parent.with_name(f".{product.parent.name}-{product.name}.command")
 
 
 def shown(command: list[str]) -> str:
