@@ -84,18 +84,22 @@ def load(path: str, device: torch.device | None = None, weights: bool = True):
     disable_progress_bar()  # of loading and saving, in the middle of the health line
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        if not weights:
+        if weights:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        else:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
             with suppress(OSError):  # a checkpoint without one: what the config says stands
                 model.generation_config = GenerationConfig.from_pretrained(path)
-            return model, tokenizer
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         fail(f"{path}: no checkpoint folder and no Hugging Face model that can be loaded ({reason}). The toy's are made by "
              "`python toy.py` (runs/toy/model), `python sft.py` (runs/sft/model) and `python bigrpo.py` (runs/rl/model).")
-    return model.to(device or (torch.device("cpu") if ranks() > 1 else default_device())), tokenizer
+    if tokenizer.eos_token_id is None:
+        fail(f"{path}: its tokenizer names no end token (eos_token), so no response would end")
+    if weights:
+        model = model.to(device or (torch.device("cpu") if ranks() > 1 else default_device()))
+    return model, tokenizer
 
 
 def shard(model, checkpointing: bool = False):

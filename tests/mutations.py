@@ -121,6 +121,7 @@ POLICY = [
     ("decode: start by the last character", "text, pending, before = text + after, [], \"\"",
      "text, pending, before, starts[-1] = text + after, [], \"\", len(text + after)"),
     ("decode: end token in the text", "for token in ids[:-1] if ended else ids:", "for token in ids:"),
+    ("end tokens: generation config ignored", "named = model.generation_config.eos_token_id", "named = None"),
     ("decode: half characters decoded at once", "if after.endswith(INCOMPLETE):", "if False:"),
     ("optimizer: gradients never cleared", "optimizer.zero_grad()", "pass"),
     ("optimizer: gradient limit ignored", "clip_grad_norm_(model.parameters(), max_grad_norm)", "clip_grad_norm_(model.parameters(), 1e9)"),

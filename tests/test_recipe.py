@@ -101,6 +101,16 @@ def test_the_recipe_from_programs_to_benchmark(tmp_path, monkeypatch, capsys):
     model, saved = policy.load(str(tmp_path / "qwen-rl/model"))  # what a next script, or vLLM, finds
     assert saved.chat_template == TEMPLATE and saved.eos_token == "<|im_end|>" and policy.end_tokens(model, saved) == sorted([end, text_end])
     assert model.lm_head.weight is model.model.embed_tokens.weight and model.config.tie_word_embeddings
+    for ends in (sorted([end, text_end]), [end]):  # without weights, for vLLM; then a checkpoint without generation config
+        settings, _ = policy.load(str(tmp_path / "qwen-rl/model"), weights=False)
+        assert settings.device.type == "meta" and policy.end_tokens(settings, saved) == ends
+        assert policy.fits(settings, [0] * 500, 12) and not policy.fits(settings, [0] * 501, 12)
+        (tmp_path / "qwen-rl/model/generation_config.json").unlink(missing_ok=True)
+    saved.eos_token = None
+    saved.save_pretrained(tmp_path / "qwen-rl/model")
+    with pytest.raises(SystemExit) as stop:
+        policy.load(str(tmp_path / "qwen-rl/model"))
+    assert stop.value.code == 2 and "end token" in capsys.readouterr().err
 
 
 def test_a_template_that_writes_the_begin_token_gets_no_second_one():
