@@ -264,13 +264,14 @@ def run_job(job: Job, log: Path, started: list) -> str:
     """Do what is not done yet; "" or what failed. The processes are added to `started`."""
     for product, command in job.commands:
         if not product.exists():
-            log.parent.mkdir(parents=True, exist_ok=True)
+            for path in (log, stamp(product)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            stamp(product).write_text(shown(command))
             with log.open("a") as file:
                 process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
                 started.append(process)
                 if code := process.wait():
                     return f"{job.name}: exit code {code}, see {log}"
-            stamp(product).write_text(shown(command))
     return ""
 
 
