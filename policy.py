@@ -853,6 +853,7 @@ class VllmSampler:
 
     retries = 0  # the engine finds its own way with memory
 
+    @engine_errors()
     def __init__(self, path: str, ends: list[int], max_length: int, memory: float | None):
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine in this process
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # and the trainer's threads left where they are

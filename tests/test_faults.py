@@ -319,12 +319,17 @@ def dying_engine(problem: str) -> None:
         sampler.engine, sampler.shares, sampler.ends = DyingEngine(problem), False, [tokenizer.eos_token_id]
         return sampler
 
-    sys.modules["vllm"] = types.SimpleNamespace(SamplingParams=dict)
-    policy.choose_sampler, policy.make_sampler = str, make_sampler
+    def no_engine(*words, **more):
+        raise ValueError("Free memory on device is less than desired")
+
+    sys.modules["vllm"] = types.SimpleNamespace(SamplingParams=dict, LLM=no_engine)
+    policy.choose_sampler = lambda kind: "vllm"
+    if problem != "start":
+        policy.make_sampler = make_sampler
 
 
 @pytest.mark.parametrize("problem, line", [
-    ("dead", f"vLLM's engine failed (EngineDeadError: {DEAD})"), ("memory", "(OutOfMemoryError: CUDA out of memory.). Give the command again")])
+    ("dead", f"vLLM's engine failed (EngineDeadError: {DEAD})"), ("start", "(ValueError: Free memory on device is less than desired)"), ("memory", "(OutOfMemoryError: CUDA out of memory.). Give the command again")])
 def test_an_engine_that_fails_ends_with_a_line(folder, problem, line):
     out = folder / f"engine-{problem}"
     assert run(folder, "bigrpo", out, prepare=dying_engine, arguments=(problem,)) == 2
