@@ -1,4 +1,4 @@
-"""Several ranks by torchrun, on CPU with gloo: the same run as one process, and one that fails ends them all."""
+"""Several ranks, on CPU with gloo: the same run as one process, whoever is killed on the way; and one that fails ends them all."""
 
 import os
 import re
@@ -60,12 +60,12 @@ def as_rank(rank: int, count: int, port: int, kill: tuple) -> None:
         runs.replace(*kill[1:], runs.send, signal.SIGKILL)
 
 
-def forked(count: int, folder: Path, script: str, out: Path, kill: tuple = ()) -> list[int]:
+def forked(count: int, folder: Path, script: str, out: Path, *words, kill: tuple = ()) -> list[int]:
     """The exit codes of the ranks of a run, started without torchrun: at once, where that takes seconds to import."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [runs.start(folder, script, out, "--token-budget", 60, prepare=as_rank, arguments=(rank, count, port, kill)) for rank in range(count)]
+    processes = [runs.start(folder, script, out, "--token-budget", 60, *words, prepare=as_rank, arguments=(rank, count, port, kill)) for rank in range(count)]
     return [runs.finish(process) for process in processes]
 
 
@@ -87,16 +87,15 @@ def agree(one, other, steps):
 def test_two_ranks_end_where_one_process_does_also_when_they_are_stopped_on_the_way(folder, tmp_path, script, words):
     # five prompts on two ranks: three and two. Muon and AdamW, a reference model, checkpoints gathered from both; in RL's third
     # run SIGTERM reaches rank 0 only, which stops both once the checkpoint is sealed, and one process goes on from there
-    words = [folder / "run.py", script, "--model", folder / "model", "--data", folder / "examples.jsonl", *runs.WORDS[script], *words, "--token-budget", 60]
     for count in (1, 2):
-        done = torchrun(count, *words, "--out", tmp_path / str(count))
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert forked(count, folder, script, tmp_path / str(count), *words) == [0] * count, (tmp_path / f"{count}.log").read_text()
     if script == "bigrpo":
-        done = torchrun(2, *words, "--out", tmp_path / "3", STOP="1")
+        given = ["--model", folder / "model", "--data", folder / "examples.jsonl", *runs.WORDS[script], *words, "--token-budget", 60]
+        done = torchrun(2, folder / "run.py", script, *given, "--out", tmp_path / "3", STOP="1")
         assert done.returncode and done.stderr.count("stopped after 2 of 4 steps") == 1, done.stderr[-3000:]
         assert [path.name for path in policy.checkpoints(tmp_path / "3" / "checkpoints")] == ["step-000002"]
-        done = torchrun(1, *words, "--out", tmp_path / "3")
-        assert done.returncode == 0 and "going on after step 2" in done.stderr, done.stderr[-3000:]
+        assert forked(1, folder, script, tmp_path / "3", *words) == [0]
+        assert "going on after step 2" in (tmp_path / "3.log").read_text()
     one, before = runs.metrics(tmp_path / "1"), weights(folder)
     assert len(one) == 4 and all(record["grad_norm"] > 1e-3 for record in one)
     for out in ("2", "3")[:1 + (script == "bigrpo")]:
@@ -122,11 +121,11 @@ def test_two_kills_on_two_ranks_change_nothing_but_the_rounding(folder, tmp_path
 def test_a_run_whose_ranks_are_killed_goes_on_also_with_another_number_of_them(folder, tmp_path, script):
     assert forked(1, folder, script, tmp_path / "whole") == [0]
     out = tmp_path / "killed"
-    first = forked(2, folder, script, out, (1, "policy.optimizer_step", 4))  # in step 3, after the checkpoint of two steps
-    second = forked(2, folder, script, out, (0, "policy.seal", 2))  # while the checkpoint of six steps is written
+    first = forked(2, folder, script, out, kill=(1, "policy.optimizer_step", 4))  # in step 3, after the checkpoint of two steps
+    second = forked(2, folder, script, out, kill=(0, "policy.seal", 2))  # while the checkpoint of six steps is written
     assert first[1] == second[0] == -signal.SIGKILL and first[0] and second[1], out.with_suffix(".log").read_text()
     assert [path.name for path in policy.checkpoints(out / "checkpoints")] == ["step-000002", "step-000004"]
-    assert forked(1, folder, script, out, (0, "policy.optimizer_step", 4)) == [-signal.SIGKILL]  # 2 -> 1, up to step 7
+    assert forked(1, folder, script, out, kill=(0, "policy.optimizer_step", 4)) == [-signal.SIGKILL]  # 2 -> 1, up to step 7
     assert forked(2, folder, script, out) == [0, 0]  # 1 -> 2
     assert [int(step) for step in re.findall("going on after step (.*)", out.with_suffix(".log").read_text())] == [2, 4, 6]
     agree(tmp_path / "whole", out, 12)
