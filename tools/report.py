@@ -442,11 +442,11 @@ def cells_of(row: dict) -> list[tuple[str, str, bool, float]]:
 
 
 def drawable(group: list[dict]) -> bool:
-    """True if a group of output prediction fits a small picture: three steps in every rollout, short texts, all of it printable."""
+    """True if a group of output prediction fits a small picture: three steps in every rollout, short states, all of it printable."""
     cells = [cell for row in group for cell in cells_of(row)]
     return ("<input>" not in group[0]["response"] and "".join(group[0]["prompt"].splitlines()).isprintable()
             and all(len(row["true"]) == len(row["predicted"]) == 3 for row in group)
-            and all(len(text) <= 23 and len(state) <= 15 and (text + state).isprintable() for text, state, *_ in cells))
+            and all(len(state) <= 17 and (text + state).isprintable() for text, state, *_ in cells))
 
 
 def draw_credit(dumped: list[list[list[dict]]], path: Path) -> bool:
@@ -484,9 +484,9 @@ def draw_credit(dumped: list[list[list[dict]]], path: Path) -> bool:
         for i, (text, state, right, advantage) in enumerate(cells_of(row)):
             x, shade = 0.5 + 1.88 * i, (abs(advantage) / scale) ** 0.5 * (1 if advantage > 0 else -1)
             axes.add_patch(plt.Rectangle((x - 0.06, y - 0.48), 1.82, 0.46, facecolor=colours(0.5 + 0.5 * shade), edgecolor="0.7", linewidth=0.5))
-            axes.text(x, y - 0.36, text, **small, color="0.2")
+            axes.text(x, y - 0.36, text if len(text) <= 19 else text[:18] + "\u2026", **small, color="0.2")
             axes.text(x, y - 0.14, f"{chr(0x2713 if right else 0x2717)} {state}", **mono, weight="bold" if right else "normal")
-            axes.text(x + 1.72, y - 0.14, signed(advantage), **small, ha="right")
+            axes.text(x + 1.72, y - 0.36, signed(advantage), **small, ha="right")
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return True
