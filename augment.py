@@ -23,8 +23,8 @@ Departures from the paper, and decisions where it is silent:
 2. A return inside a loop has its `return_val` anchor, since it runs at most once a call; nothing else in a loop has one, an
    `else` of a loop included. The limits on anchors count those printed in the run. --loop-anchors K (departure; the paper names it
    as open): assignments in a loop are anchored in its first K iterations. A counter in the program itself says so, so that whoever
-   reads or runs P' sees which; blocks match the anchors in the order printed, as ever. The last iteration has no anchor of its own,
-   since the one after the loop shows what it left; neither has a loop within a loop, which is shown after it as any loop is.
+   reads or runs P' sees which; blocks match the anchors in the order printed, as ever. An iteration after those has no anchor, the last
+   neither, since the one after the loop shows what it left; neither has a loop within a loop, which is shown after it as any loop is.
 3. One function is instrumented, the one that the call runs: helpers may run many times. instrument() without a name takes
    the last function of the module, which in single-file programs is the entry. Methods, coroutines, generators and programs
    without a function are dropped.
@@ -547,7 +547,7 @@ class Uncounted(ast.NodeTransformer):
 
     def around(self, line: int) -> ast.stmt | None:
         """The loop with a counter that holds this line."""
-        return next((loop for loop in self.loops if loop.lineno < line <= loop.end_lineno), None)
+        return next((loop for loop in self.loops if loop.lineno < line <= loop.body[-1].end_lineno), None)
 
     def iteration(self, loop: ast.stmt | None, state: dict[str, str]) -> int:
         """The iteration of the loop in this state, from 1, if it is one of those that have anchors, else 0."""
@@ -579,15 +579,17 @@ def returned(statement: ast.stmt) -> ast.expr | None:
 
 def loop_pieces(loop: ast.stmt, known: dict[str, str]) -> list[str]:
     """The loop's source with the values it does not change, then the values that it reads and changes, `s = 0`."""
-    names, reads = changed(loop), set()
+    names, reads, captured = changed(loop), set(), set()
     for node in ast.walk(loop):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+        if isinstance(node, ast.match_case):
+            captured.update(captures(node.pattern))
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             reads.add(node.id)
         elif isinstance(node, ast.AugAssign):
             reads.add(base(node.target))
     if any(map(anchor_name, statements([loop]))):
         loop = WithoutAnchors().visit(ast.parse(ast.unparse(loop)))
-    text = fill_in(loop, {name: value for name, value in known.items() if name not in names})
+    text = fill_in(loop, {name: value for name, value in known.items() if name not in names and name not in captured})
     starts = [f"{name} = {known[name]}" for name in names if name in reads and name in known]
     return [text, *(start for start in starts if len(start) <= PIECE_LIMIT)]
 
@@ -1321,6 +1323,8 @@ def main() -> None:
         parser.error("--programs and --out are needed, or --show N FILE, or --stats FILE")
     if args.loop_anchors and (args.teacher != "rules" or args.teacher_url):
         parser.error("--loop-anchors needs the rules teacher")
+    if args.loop_anchors and args.drop_anchors:
+        parser.error("--loop-anchors and --drop-anchors do not go together: a loop might keep its counter without an anchor")
     if args.reasoning == "teacher" and args.teacher == "rules" and not args.teacher_url:
         parser.error("--reasoning teacher needs --teacher MODEL or --teacher-url URL")
     try:

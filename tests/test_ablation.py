@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import bigrpo
+import evaluate
 import policy
 from tools import ablation
 
@@ -96,7 +97,7 @@ def test_paired_differences_are_means_over_seeds(tmp_path):
     assert found["final_output"][0] == [50, 0] and found["final_input"] == ([0, 0], 0, 0) and found["step"][0] == [25, 0]
     low, high = found["final_output"][1:]
     assert low == 0 and 25 < high <= 100
-    result(files["b", 0], rows[:2])
+    other = result(files["b", 0], rows + better)
     with pytest.raises(SystemExit):
         ablation.paired([files["a", 0]], [files["b", 0]])
 
@@ -138,3 +139,24 @@ def test_unknown_arms_are_named(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         ablation.main()
     assert "'typo' is no arm" in capsys.readouterr().err
+
+
+def test_the_report_of_what_is_done(tmp_path, monkeypatch, capsys):
+    # an arm without RL, one with, of one seed; a third is not done
+    for name, trained, key in (("sft", "sft_3", {"loss": 1.0}), ("bilevel", "bilevel", {"final_reward": 0.5, "step_reward": 0.25})):
+        for test in ("test", "longer", "plain"):
+            path = result(tmp_path / f"runs/seed-0/results/{name}/{test}.json", [("output", int(name == "bilevel"), [1, 0]), ("input", 0, [0])])
+            items = json.loads(path.read_text())["items"]
+            path.write_text(json.dumps({"items": items, "summary": evaluate.summarize(items, 0), "response_tokens": 7.0}))
+        (tmp_path / f"runs/seed-0/{trained}").mkdir()
+        (tmp_path / f"runs/seed-0/{trained}/metrics.jsonl").write_text((json.dumps(key | {"timing": {"step_s": 3.0}}) + "\n") * 20)
+    (tmp_path / "runs/seed-old").mkdir()
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--arms", "lam", "--out", "x"])
+    ablation.note_command(tmp_path / "runs")
+    ablation.report(tmp_path / "runs", tmp_path / "results")
+    text = (tmp_path / "results/report.md").read_text()
+    assert text.startswith("`python tools/ablation.py --arms lam`, commit ") and (tmp_path / "results/curves.png").exists()
+    assert "| SFT only | 1 | 0.0 | 0.0 | 33.3 | -33.3 | none | 7.0 | 0.0 | 33.3 | 0.0 | 1.0 |" in text
+    assert "| SFT + bi-level (lam = 0.3) minus SFT only | 1 | +100.0 [+100.0, +100.0] | +0.0 [+0.0, +0.0] | +0.0" in text and "terminal" not in text
+    rows = [json.loads(line) for line in (tmp_path / "results/runs.jsonl").read_text().splitlines()]
+    assert [(row["arm"], row["final_output"], row["wrong_trace"]) for row in rows] == [("sft", 0.0, None), ("bilevel", 100.0, 100.0)]

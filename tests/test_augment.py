@@ -631,8 +631,19 @@ def test_anchors_in_loops_match_by_position_and_each_one_printed_counts():
     assert example["anchors"] == [["s", "0"], ["s", "1"], ["s", "2"], ["s", "2"], ["return_val", "2"]]
     shorter = example["response"].replace("<reasoning>for x in [1, 1]; x = 1; s = 0 + 1</reasoning><print>s: 1</print>", "")
     assert rewards.score(shorter, example)[0] == [1.0, 0.0, 1.0, 0.0, 0.0]
-    [example] = augment.build([ten], loop_anchors=7, drop_anchors=1.0)  # anchors in loops can be taken out too
-    assert example["anchors"] == [["return_val", "10"]]
+
+
+def test_what_stands_after_a_loop_is_not_of_its_last_iteration():
+    code = "def f(xs):\n    s = 0\n    for x in xs:\n        s += x\n    else:\n        return s + 1\n    return s"
+    [example] = augment.build([{"id": "e", "code": code, "input": "[1, 2]"}], loop_anchors=2)
+    before, _, _ = example["response"].partition("<print>return_val: 4</print>")
+    assert before.endswith("x = 2; s = 3; return_val = s + 1</reasoning>") and before.count("<print>") == 3  # as without anchors in the loop
+
+
+def test_names_that_a_pattern_binds_in_a_loop_are_not_filled_in_from_before_it():
+    code = "def f(xs):\n    a = 1\n    t = 0\n    for x in xs:\n        match x:\n            case [a, b]:\n                t = a * b\n    return t"
+    [example] = augment.build([{"id": "m", "code": code, "input": "[[2, 3]]"}])
+    assert "t = a * b" in example["response"] and "1 * b" not in example["response"]
 
 
 @pytest.mark.parametrize("name, start, limit", [("return_val", "''", "'b'"), ("step", "0.0", "0"), ("step", "0", "0")])
@@ -917,6 +928,7 @@ BAD = {
     "unknown flag": ("", ["--teacher-of-doom"], "--teacher-of-doom"),
     "no share": ("", ["--drop-anchors", "1.5"], "--drop-anchors"),
     "no count": ("", ["--loop-anchors", "12"], "--loop-anchors"),
+    "counters for nothing": ("", ["--loop-anchors", "2", "--drop-anchors", "0.2"], "--loop-anchors and --drop-anchors do not go together"),
     "two teachers": ("", ["--loop-anchors", "2", "--teacher", "x"], "--loop-anchors needs the rules teacher"),
     "no field": ("", ["--fields", "colour=red"], "--fields"),
     "nobody to reason": ("", ["--reasoning", "teacher"], "--reasoning teacher needs --teacher"),

@@ -26,6 +26,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -102,11 +103,11 @@ NEIGHBOURS = [("sft", "terminal"), ("sft", "bilevel"), ("terminal", "step"), ("s
 def instead(group: list, name: str, values: list):
     """The rollouts with other values of a field, for a while."""
     before = [getattr(rollout, name) for rollout in group]
-    for now in (values, before):
-        for rollout, value in zip(group, now):
-            setattr(rollout, name, value)
-        if now is values:
-            yield
+    for rollout, value in zip(group, values):
+        setattr(rollout, name, value)
+    yield
+    for rollout, value in zip(group, before):
+        setattr(rollout, name, value)
 
 
 def equal_state(credit, group: list, args) -> None:
@@ -321,7 +322,8 @@ def numbers(folder: Path, name: str, seed: int) -> dict | None:
     row |= {f"final_{task}": 100 * mean(item["final"] for item in found["test"]["items"] if item["task"] == task) for task in ("output", "input")}
     row |= {metric: value["test"][metric] for metric in ("step", "gap", "wrong_trace")} | {"tokens": found["test"]["response_tokens"]}
     row |= {"longer_final": value["longer"]["final"], "longer_step": value["longer"]["step"], "plain_final": value["plain"]["final"]}
-    seconds = [sum(record["timing"].values()) for record in read_lines(Path(found["test"]["settings"]["model"]).parent / "metrics.jsonl")]
+    trained = folder / (name if ARMS[name].rl is not None else f"sft_{ARMS[name].start}{tag(ARMS[name].data + ARMS[name].toy)}")
+    seconds = [sum(record["timing"].values()) for record in read_lines(trained / "metrics.jsonl")]
     return row | {"minutes": median(seconds) * len(seconds) / 60}
 
 
@@ -347,19 +349,20 @@ DIFFERENCES = {"output": ("final",), "input": ("final",), "both": ("step", "gap"
 
 
 def paired(first: list[Path], second: list[Path], draws: int = 2000) -> dict[str, tuple]:
-    """{metric: ([difference of each seed], low, high)}, second minus first, of result files of the same seeds.
+    """{metric: ([difference of each seed], low, high)}, second minus first, of result files of the same seeds, on the examples both have.
 
     low and high: the bootstrap over seeds and, within each, over programs with both their tasks."""
     rng, values, spreads = np.random.default_rng(0), [], []  # of each seed
     for pair in zip(first, second):
         found = [{item["id"]: item for item in evaluate.read_result(path)["items"]} for path in pair]
-        if found[0].keys() != found[1].keys():
+        common = [name for name in found[0] if name in found[1]]  # with anchors in loops a program may have too many
+        if len(common) < 0.9 * max(map(len, found)):
             policy.fail(f"{pair[0]} and {pair[1]} are not about the same examples")
-        programs = {name: place for place, name in enumerate(dict.fromkeys(name.rpartition("-")[0] for name in found[0]))}
+        programs = {name: place for place, name in enumerate(dict.fromkeys(name.rpartition("-")[0] for name in common))}
         drawn = evaluate.resamples(len(programs), int(rng.integers(2**31)), draws)
         value, spread = {}, {}
         for task, kinds in DIFFERENCES.items():
-            ids = [name for name, item in found[0].items() if task in ("both", item["task"])]
+            ids = [name for name in common if task in ("both", found[0][name]["task"])]
             data = [evaluate.columns([some[name] for name in ids]) for some in found]
             times = drawn[:, [programs[name.rpartition("-")[0]] for name in ids]]
             whole, parts = ([evaluate.percentages(sums) for sums in some] for some in ([d.sum(0) for d in data], [times @ d for d in data]))
@@ -372,7 +375,9 @@ def paired(first: list[Path], second: list[Path], draws: int = 2000) -> dict[str
     for name in values[0]:
         every = np.stack([spread[name] for spread in spreads])  # [seeds, draws]
         mixed = every[chosen, rng.integers(draws, size=chosen.shape)].mean(1)
-        result[name] = ([value[name] for value in values], *np.nanpercentile(mixed, [2.5, 97.5]).tolist())
+        mixed = mixed[np.isfinite(mixed)]
+        ends = np.percentile(mixed, [2.5, 97.5]).tolist() if len(mixed) else (np.nan, np.nan)
+        result[name] = ([value[name] for value in values], *ends)
     return result
 
 
@@ -399,14 +404,14 @@ def report(out: Path, folder: Path) -> None:
         if both:
             found = paired(*([out / f"seed-{seed}/results/{name}/test.json" for seed in both] for name in (a, b)))
             differences.append([f"{ARMS[b].label} minus {ARMS[a].label}", str(len(both)), *(change(*found[name]) for name in names)])
-    draw({name: [read_lines(out / f"seed-{row['seed']}" / name / "metrics.jsonl") for row in by_arm[name]] for name in CORE if name != "sft" and by_arm[name]},
+    draw({name: [read_lines(out / f"seed-{row['seed']}" / name / "metrics.jsonl") for row in by_arm[name]] for name in CORE if CORE[name].rl is not None and by_arm[name]},
          folder / "curves.png")
     made = "\n".join(dict.fromkeys("`{command}`, commit {git}, {hardware}, torch {torch}".format(**line) for line in read_lines(out / "commands.jsonl")))
     (folder / "report.md").write_text(f"""{made}
 
-Greedy, percent, mean over seeds ± half of the 95% t interval over seeds; 400 test programs a seed, 200 longer ones, both tasks of each. O, I: output and
+Greedy, percent, mean over seeds ± half of the 95% t interval over seeds; {TOY[-1]} test programs a seed, {LONGER[5]} longer ones, both tasks of each. O, I: output and
 input prediction. Step: of both; all steps of a wrong input count as wrong. tokens: of a response. No anchors: the same test asked without them. minutes: of the
-arm's own training (RL where it has one), median step times steps, one thread of a machine that was busy with other things too.
+arm's own training (RL where it has one) on one thread, median step times steps.
 
 {table(lines)}
 
@@ -421,8 +426,8 @@ Differences, paired by seed: mean ± half of the 95% t interval over seeds [95% 
 
 def note_command(out: Path) -> None:
     """What is running where, appended to commands.jsonl: the report says how its numbers were made."""
-    known = policy.describe(argparse.Namespace(data="", model=""))
-    line = {"command": " ".join(["python tools/ablation.py", *sys.argv[1:]]), "git": known["git"], "hardware": hardware(), "torch": known["versions"]["torch"]}
+    words = re.sub(r" --(out|results) \S+", "", " ".join(["python tools/ablation.py", *sys.argv[1:]]))
+    line = {"command": words, "git": policy.git_commit(), "hardware": hardware(), "torch": torch.__version__}
     with policy.writing(out), (out / "commands.jsonl").open("a") as file:
         file.write(json.dumps(line | {"started": time.strftime("%Y-%m-%d %H:%M")}) + "\n")
 
@@ -486,7 +491,7 @@ def main() -> None:
         note_command(args.out)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         failed = run_all(jobs, args.jobs, args.out)
-        print("\n".join(failed), file=sys.stderr)
+        print(*failed, sep="\n", end="\n" * bool(failed), file=sys.stderr)
     report(args.out, args.results)
     sys.exit(bool(failed))
 

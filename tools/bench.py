@@ -319,7 +319,7 @@ def ranked_steps(folder, rows, ranks, rounds):
     words = {"--model": pathlib.Path(folder, "model"), "--data": data, "--out": out, "--sampler": "transformers", "--beta": 0.001,
              "--steps": rounds + 1, "--prompts": FEW, "--group": GROUP, "--max-tokens": SHORT}
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", root / "bigrpo.py",
-                    *(str(word) for pair in words.items() for word in pair)], check=True, capture_output=True)
+                    *(str(word) for pair in words.items() for word in pair)], check=True, stdout=subprocess.DEVNULL)
     for record in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()[1:]):
         times = record["timing"]
         yield times["sample_s"], times["score_s"], times["train_s"], record["tokens"] * FEW * GROUP

@@ -182,8 +182,8 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
         rows = [row for path in args.programs for row in loop_costs(path, lambda text: len(tokenizer(text).input_ids))]
         args.out.mkdir(parents=True, exist_ok=True)
-    except (BadInput, OSError) as problem:
-        print(f"error: {problem}", file=sys.stderr)
+    except (BadInput, OSError, ValueError) as problem:  # of a tokenizer in several lines
+        print(f"error: {str(problem).strip().partition(chr(10))[0]}", file=sys.stderr)
         sys.exit(2)
     names = [name for name in rows[0] if name not in COST]
     lines = [[*names, *COST.values()], ["---"] * (len(names) + len(COST))]

@@ -109,6 +109,7 @@ def main() -> None:
     args = parser.parse_args()
     if not (args.out / "sft/model").exists():
         prepare(args.out)
+    (args.out / "rl/metrics.jsonl").unlink(missing_ok=True)  # of an earlier time
     process = subprocess.Popen(command("bigrpo.py", "--model", args.out / "sft/model", "--data", args.out / "rl.jsonl", "--out", args.out / "rl", "--fresh",
                                        "--steps", args.steps, "--prompts", 2, "--group", 4, "--max-tokens", 64, "--lr", 1e-4, "--beta", 0))
     rows = watch(process.pid, lambda: process.poll() is None, args.out / "rl" / "metrics.jsonl")
