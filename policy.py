@@ -304,8 +304,7 @@ class Run:
             with writing(folder):
                 self._write(folder.with_suffix(".tmp"), folder, {"step": done}, model, tokenizer, optimizers)
         if stop:
-            if ranks() > 1:
-                torch.distributed.barrier()  # when one rank has left, torchrun ends the others: not before rank 0 has sealed the checkpoint
+            leave_together()
             say(f"stopped after {done} of {self.total} steps; the same command goes on from there")
             sys.exit(128 + stop.item())
 
@@ -338,6 +337,7 @@ class Run:
         """Write the final weights and give the signals back."""
         with writing(self.args.out / "model"):
             save(model, tokenizer, self.args.out / "model")
+        leave_together()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
@@ -458,6 +458,13 @@ def start_ranks() -> tuple[int, int]:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(torch.distributed.destroy_process_group)  # its threads, left to themselves, may abort a process that ends
     return int(os.environ.get("RANK", 0)), world
+
+
+def leave_together() -> None:
+    """Wait for all ranks, at the end of a run: not before rank 0 has written its files, and not while a thread of gloo still holds
+    tensors of the last gather, which aborts a process whose interpreter is gone by then."""
+    if ranks() > 1:
+        torch.distributed.barrier()
 
 
 def ranks() -> int:
