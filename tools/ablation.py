@@ -42,7 +42,7 @@ import bigrpo  # noqa: E402
 import evaluate  # noqa: E402
 import rewards  # noqa: E402
 
-EPOCHS, FORMAT = 3, 0.5  # of SFT
+EPOCHS, FORMAT = 3, 1  # of SFT
 TOY = ["--sft", 4000, "--rl", 1600, "--test", 400]
 LONGER = ["--sft", 0, "--rl", 0, "--test", 200, "--difficulty", 5]
 RL = ["--steps", 100, "--beta", 0, "--dump-every", 1000, "--save-every", 30, "--keep", 1]
