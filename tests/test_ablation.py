@@ -158,5 +158,6 @@ def test_the_report_of_what_is_done(tmp_path, monkeypatch, capsys):
     assert text.startswith("`python tools/ablation.py --arms lam`, commit ") and (tmp_path / "results/curves.png").exists()
     assert "| SFT only | 1 | 0.0 | 0.0 | 33.3 | -33.3 | none | 7.0 | 0.0 | 33.3 | 0.0 | 1.0 |" in text
     assert "| SFT + bi-level (lam = 0.3) minus SFT only | 1 | +100.0 [+100.0, +100.0] | +0.0 [+0.0, +0.0] | +0.0" in text and "terminal" not in text
+    assert "minus without: SFT only: +0.0; SFT + bi-level (lam = 0.3): +0.0." in text  # (100 + 0) / 2 with, 50 without
     rows = [json.loads(line) for line in (tmp_path / "results/runs.jsonl").read_text().splitlines()]
     assert [(row["arm"], row["final_output"], row["wrong_trace"]) for row in rows] == [("sft", 0.0, None), ("bilevel", 100.0, 100.0)]

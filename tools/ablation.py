@@ -397,6 +397,8 @@ def report(out: Path, folder: Path) -> None:
     by_arm = {name: [row for row in rows if row["arm"] == name] for name in ARMS}
     lines = [["", "seeds", *COLUMNS.values()]]
     lines += [[ARMS[name].label, str(len(some)), *(interval([row[column] for row in some]) for column in COLUMNS)] for name, some in by_arm.items() if some]
+    anchors = [f"{ARMS[name].label}: {interval([(row['final_output'] + row['final_input']) / 2 - row['plain_final'] for row in some], '+')}"
+               for name, some in by_arm.items() if some]
     names = ("final_output", "final_input", "step", "gap", "wrong_trace")
     differences = [["", "seeds", *(COLUMNS[name] for name in names)]]
     for a, b in NEIGHBOURS:
@@ -418,6 +420,8 @@ arm's own training (RL where it has one) on one thread, median step times steps.
 Differences, paired by seed: mean ± half of the 95% t interval over seeds [95% bootstrap over seeds and, within each, over programs: too narrow with few seeds].
 
 {table(differences)}
+
+What anchors in the prompt add to the answers, mean of O and I with them minus without: {"; ".join(anchors)}.
 
 ![learning curves](curves.png)
 """)
