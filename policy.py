@@ -315,8 +315,8 @@ class Run:
             with writing(folder):
                 self._write(folder.with_suffix(".tmp"), folder, {"step": done}, model, tokenizer, optimizers)
         if stop:
-            leave_together()
             say(f"stopped after {done} of {self.total} steps; the same command goes on from there")
+            leave(128 + stop.item())
             sys.exit(128 + stop.item())
 
     def _write(self, temporary: Path, folder: Path, position: dict, model, tokenizer, optimizers: list) -> None:
@@ -345,12 +345,12 @@ class Run:
                 shutil.rmtree(old)
 
     def finish(self, model, tokenizer) -> None:
-        """Write the final weights and give the signals back."""
+        """Write the final weights and give the signals back; the end of a rank of several."""
         with writing(self.args.out / "model"):
             save(model, tokenizer, self.args.out / "model")
-        leave_together()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        leave(0)
 
 
 def describe(args) -> dict:
@@ -482,11 +482,17 @@ def start_ranks() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), world
 
 
-def leave_together() -> None:
-    """Wait for all ranks, at the end of a run: not before rank 0 has written its files, and not while a thread of gloo still holds
-    tensors of the last gather, which aborts a process whose interpreter is gone by then."""
+def leave(code: int) -> None:
+    """End this rank, where there are several, together with the others: not before rank 0 has written its files.
+
+    Without the interpreter's own end: a thread of gloo may still hold tensors of the last gather, and aborts the process when it
+    drops them while the interpreter goes."""
     if ranks() > 1:
         torch.distributed.barrier()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def ranks() -> int:

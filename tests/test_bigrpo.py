@@ -512,6 +512,7 @@ metrics = bigrpo.update(network, [torch.optim.SGD(network.parameters(), 1.0)], r
 assert all(weight.to_local().numel() < weight.numel() for weight in network.parameters())  # each rank holds a piece of every weight
 moved = [weight.flatten() for name, weight in policy.whole_weights(network) if name != "lm_head.weight"]  # which is the embedding
 torch.save((world, torch.cat(moved), metrics), f"{sys.argv[1]}/{rank}")
+policy.leave(0)
 """
 TWO_RANKS = {"updates": 2, "beta": 0.1, "max_grad_norm": 0.5, "token_budget": 400}
 
