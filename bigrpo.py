@@ -29,6 +29,7 @@ Where the paper is silent or prints something no framework does, this file choos
 """
 
 import argparse
+import functools
 import json
 import math
 import time
@@ -150,6 +151,10 @@ class Rollout:
     final_advantage: float = 0.0
     advantage: torch.Tensor | None = None  # [tokens]
 
+    @functools.cached_property
+    def parsed(self) -> rewards.Response:
+        return rewards.parse(self.text)
+
 
 def roll_out(sampler, tokenizer, examples: list[dict], streams: list[tuple], args) -> list[list[Rollout]]:
     """Sample `--group` responses to every example: a list of G Rollouts for each, not yet scored."""
@@ -162,9 +167,9 @@ def roll_out(sampler, tokenizer, examples: list[dict], streams: list[tuple], arg
 def score(groups: list[list[Rollout]]) -> int:
     """Eqs. 8-9: fill in the rewards of every rollout; how many runs of committed inputs the sandbox lost, which count as wrong."""
     flat = [rollout for group in groups for rollout in group]
-    texts, examples = [rollout.text for rollout in flat], [rollout.example for rollout in flat]
-    traces = rewards.traces_of_inputs([rewards.parse(text) for text in texts], examples)
-    steps, masks, finals = rewards.score_many(texts, examples, traces)
+    parsed, examples = [rollout.parsed for rollout in flat], [rollout.example for rollout in flat]
+    traces = rewards.traces_of_inputs(parsed, examples)
+    steps, masks, finals = rewards.score_many(parsed, examples, traces)
     for rollout, step_rewards, mask, final in zip(flat, steps, masks, finals):
         if not all(map(math.isfinite, [*step_rewards, final])):
             policy.fail(f"example {rollout.example['id']}: a reward is not finite; the weights were left as they were")
@@ -183,7 +188,7 @@ def assign_credit(group: list[Rollout], args) -> None:
     else:
         step = bilevel_advantage(step, mask, args.lam, args.norm, args.center_intra)
     for g, rollout in enumerate(group):
-        spans = [(block.start, block.end) for block in rewards.parse(rollout.text).blocks]
+        spans = [(block.start, block.end) for block in rollout.parsed.blocks]
         block = token_blocks(torch.tensor(rollout.starts), spans, step.shape[1])  # [tokens]
         rollout.advantage = token_advantage(step, final, torch.full_like(block, g), block)
         rollout.step_advantage, rollout.final_advantage = step[g].tolist(), final[g].item()
@@ -226,12 +231,14 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
 
 
 def prepare_all(model, reference, batch: list[Rollout], token_budget: int, args) -> list[dict]:
-    """The batch as micro-batches, those without a gradient apart."""
-    silent = [not (args.beta or policy.ranks() > 1 or r.advantage.any()) for r in batch]  # no gradient: read for the health line only
-    batches = [[part[i] for i in rows] for part in ([r for r, no in zip(batch, silent) if no == want] for want in (False, True))
-               for rows in policy.micro_batches([len(r.prompt) + len(r.sample.ids) for r in part], token_budget, [r.prompt for r in part])]
+    """The batch as micro-batches. Rollouts without a gradient stand in micro-batches of their own, which are read for the health line only."""
+    batches = []
+    for learns in (True, False):
+        part = [rollout for rollout in batch if bool(args.beta or policy.ranks() > 1 or rollout.advantage.any()) == learns]
+        lengths = [len(rollout.prompt) + len(rollout.sample.ids) for rollout in part]
+        batches += [(learns, [part[i] for i in rows]) for rows in policy.micro_batches(lengths, token_budget, [rollout.prompt for rollout in part])]
     spare = policy.missing(batches)
-    pieces = [prepare(model, reference, part, args) for part in batches + batches[:1] * spare]
+    pieces = [prepare(model, reference, part, args) | {"learns": learns} for learns, part in batches + batches[:1] * spare]
     for piece in pieces[len(batches):]:
         piece["weight"] = 0.0
     pieces[0]["learns"] = True  # a batch without any advantage has a gradient too, zeros: AdamW's moments decay, as they do on several ranks
@@ -244,8 +251,7 @@ def prepare(model, reference, rollouts: list[Rollout], args) -> dict:
     with torch.no_grad():
         old = policy.token_logprobs(model, **inputs)[0] if args.updates > 1 else None
         ref = policy.token_logprobs(reference, **inputs)[0] if args.beta else None
-    learns = bool(args.beta or policy.ranks() > 1 or any(r.advantage.any() for r in rollouts))
-    return {"inputs": inputs, "old": old, "ref": ref, "learns": learns, "weight": 1.0,
+    return {"inputs": inputs, "old": old, "ref": ref, "weight": 1.0,
             "advantage": torch.cat([r.advantage for r in rollouts]).to(model.device),
             "sampled": torch.tensor([x for r in rollouts for x in r.sample.logprobs], device=model.device)}
 
@@ -334,11 +340,10 @@ def dump(path: Path, step: int, groups: list[list[Rollout]]) -> None:
     with policy.writing(path), path.open("a") as file:
         for group in groups:
             for g, rollout in enumerate(group):
-                blocks = rewards.parse(rollout.text).blocks
                 file.write(json.dumps({
                     "step": step, "id": rollout.example["id"], "rollout": g, "prompt": rollout.example["prompt"], "response": rollout.text,
                     "starts": rollout.starts, "token_advantage": [round(x, 4) for x in rollout.advantage.tolist()],
-                    "true": rollout.example["anchors"], "predicted": [block.text for block in blocks], "mask": rollout.mask,
+                    "true": rollout.example["anchors"], "predicted": [block.text for block in rollout.parsed.blocks], "mask": rollout.mask,
                     "step_rewards": rollout.step_rewards, "final_reward": rollout.final, "step_advantage": rollout.step_advantage,
                     "final_advantage": rollout.final_advantage, "ended": rollout.sample.ended}) + "\n")
 

@@ -295,7 +295,7 @@ def score_responses(tokenizer, questions, samples, benchmark, rows) -> list[dict
     asked, texts = [questions[q] for q, _ in flat], ["" if s is None else policy.decode(tokenizer, s.ids, s.ended)[0] for _, s in flat]
     parsed = [rewards.parse(text) for text in texts]
     traces = rewards.traces_of_inputs(parsed, asked)
-    steps, masks, finals = rewards.scores_of(parsed, asked, traces)
+    steps, masks, finals = rewards.score_many(parsed, asked, traces)
     answers, statuses = [response.answer for response in parsed], [""] * len(texts)
     if benchmark is not None:
         answers = [benchmark.generation(rows[q], text) for (q, _), text in zip(flat, texts)]

@@ -62,9 +62,8 @@ BIGRPO = [  # (what is broken, pattern, replacement)
     ("tokens: block by its last character, off by one", "torch.bucketize(starts, end, right=True)", "torch.bucketize(starts, end, right=False)"),
     ("tokens: block index shifted", "return torch.where(inside, block, n)", "return torch.where(inside, (block + 1).clamp(max=n), n)"),
     ("tokens: gaps between blocks credited", " & (starts >= begin[block.clamp(max=len(end) - 1)])", ""),
-    ("tokens: extra blocks credited to the last", "[(block.start, block.end) for block in rewards.parse(rollout.text).blocks]",
-     "[(b.start, rewards.parse(rollout.text).blocks[-1].end if i == len(rollout.mask) - 1 else b.end) "
-     "for i, b in enumerate(rewards.parse(rollout.text).blocks)]"),
+    ("tokens: extra blocks credited to the last", "[(block.start, block.end) for block in rollout.parsed.blocks]",
+     "[(b.start, rollout.parsed.blocks[-1].end if i == len(rollout.mask) - 1 else b.end) for i, b in enumerate(rollout.parsed.blocks)]"),
     ("tokens: A_final missing everywhere", "final[rollout] + padded[rollout, block]", "padded[rollout, block]"),
     ("tokens: A_final missing in blocks", "final[rollout] + padded[rollout, block]",
      "torch.where(block < step.shape[1], 0.0, final[rollout]) + padded[rollout, block]"),

@@ -34,10 +34,14 @@ def tiny(path: Path) -> Path:
     return path
 
 
-def digits_are_right(responses: list[str], examples: list[dict], traces: list) -> tuple[list, list, list]:
-    """Stands in for rewards.score_many: a random model gets nothing right, and without any reward the weights would never move."""
-    finals = [float(any(letter.isdigit() for letter in response)) for response in responses]
-    return [[final, 0.0] for final in finals], [[True, True]] * len(finals), finals
+def digits_are_right() -> None:
+    """Reward every response that holds a digit: a random model gets nothing right, and without any reward the weights would never move."""
+
+    def score_many(responses: list, examples: list[dict], traces: list) -> tuple[list, list, list]:
+        finals = [float(any(letter.isdigit() for letter in response.answer)) for response in responses]
+        return [[final, 0.0] for final in finals], [[True, True]] * len(finals), finals
+
+    rewards.parse, rewards.score_many = lambda text: rewards.Response(answer=text), score_many
 
 
 def _run(script: str, words: list[str], log: Path, rewarded: bool, prepare, *arguments) -> None:
@@ -49,7 +53,7 @@ def _run(script: str, words: list[str], log: Path, rewarded: bool, prepare, *arg
     torch.set_num_threads(1)
     try:
         if rewarded:
-            rewards.score_many = digits_are_right
+            digits_are_right()
         if prepare:
             prepare(*arguments)
         __import__(script).main()

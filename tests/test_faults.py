@@ -268,7 +268,7 @@ def of_inputs(folder: Path, path: Path) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 def test_a_sandbox_that_is_killed_in_the_middle_changes_no_reward(folder, tmp_path):
     words = ("--data", of_inputs(folder, tmp_path / "examples.jsonl"), "--steps", 4)
-    for name, arguments in (("whole", ()), ("killed", ("rewards.score_many", 3, kill_workers))):
+    for name, arguments in (("whole", ()), ("killed", ("rewards.traces_of_inputs", 3, kill_workers))):
         assert run(folder, "bigrpo", tmp_path / name, *words, rewarded=False, prepare=commit_and, arguments=arguments) == 0, said(tmp_path / name)
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed") and not any(record["lost"] for record in metrics(tmp_path / "whole"))
     assert 0 < sum(record["final_reward"] for record in metrics(tmp_path / "whole")) < 4

@@ -86,7 +86,8 @@ def test_examples(count, tmp_path, capsys):
             assert len(found) == len(path.read_text().split("\n")) - path.read_text().endswith("\n")
             prompts, responses = sft.encode_examples(path, found, tokenizer, 10_000)
             assert len(prompts) == len(responses) == len(found)
-            steps, masks, finals = rewards.score_many(["<print>a: 1</print><answer>1</answer>"] * len(found), found)
+            parsed = [rewards.parse("<print>a: 1</print><answer>1</answer>")] * len(found)
+            steps, masks, finals = rewards.score_many(parsed, found, rewards.traces_of_inputs(parsed, found))
             assert all(math.isfinite(x) for row in [*steps, finals] for x in row)
     assert 0.1 * count < accepted < 0.9 * count  # both sides were tried
 

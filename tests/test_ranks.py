@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 RUN = """
 import os, signal, sys, time
-import policy, rewards, runs
+import policy, runs
 def slow_seal(folder, seal=policy.seal):
     time.sleep(2)
     seal(folder)
-rewards.score_many = runs.digits_are_right
+runs.digits_are_right()
 if os.environ.get("STOP"):
     policy.seal = slow_seal
     if os.environ["RANK"] == "0":

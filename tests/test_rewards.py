@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import rewards
 import sandbox
-from rewards import Block, parse, same_literal, score, score_many
+from rewards import Block, parse, same_literal, score, score_many, traces_of_inputs
 
 PROGRAM = """\
 def f(a, b):
@@ -135,7 +135,7 @@ def test_hostile_nesting_neither_crashes_nor_stalls(unit):
     for size in (95, 1000, rewards.LITERAL_LIMIT, 10 * rewards.LITERAL_LIMIT):
         for text in (unit * (size // len(unit)), unit * (size // len(unit)) + "1"):
             assert same_literal(text, "7") is False and rewards.literal_arguments(f"{text})") is False
-            score_many([output_response(text)], [OUTPUT])
+            score(output_response(text), OUTPUT)
     assert time.perf_counter() - start < 3
 
 
@@ -255,13 +255,14 @@ def test_a_batch_equals_one_by_one_with_one_sandbox_call_per_program(monkeypatch
     monkeypatch.setattr(sandbox, "trace_inputs", lambda program, entry, texts: calls.append((entry, texts)) or run(program, entry, texts))
     pairs = [(input_response("3, 4", "c: 7"), INPUT), (output_response("14", "c: 7"), OUTPUT), (input_response("2", "m: 3"), LONG),
              (input_response("x"), INPUT), (input_response("5, 2", "c: 7", "d: 14"), INPUT), ("", INPUT), ("", OUTPUT)]
-    batch = score_many(*map(list, zip(*pairs)))
+    parsed, examples = [parse(text) for text, _ in pairs], [example for _, example in pairs]
+    batch = score_many(parsed, examples, traces_of_inputs(parsed, examples))
     assert calls == [("f", ["3, 4", "5, 2"]), ("f", ["2"])]
     assert list(zip(*batch)) == [score(*pair) for pair in pairs]
 
 
 def test_nothing_to_score():
-    assert score_many([], []) == ([], [], [])
+    assert traces_of_inputs([], []) == [] and score_many([], [], []) == ([], [], [])
 
 
 @pytest.mark.parametrize("steps, final, total", [([1] * 6, 1, 2.0), ([1, 1, 1, 0, 0, 0], 1, 1.5), ([0, 1, 1, 0, 1, 0], 0, 0.5), ([0] * 6, 0, 0.0), ([], 1, 1.0)])

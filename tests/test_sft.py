@@ -9,6 +9,7 @@ import torch
 import bigrpo
 import policy
 import sft
+from rewards import Response
 from runs import tiny
 
 torch.set_num_threads(1)
@@ -80,15 +81,15 @@ class RewardForOnes:
 
     @staticmethod
     def parse(text):
-        return type("Response", (), {"blocks": []})
+        return Response(answer=text)
 
     @staticmethod
     def traces_of_inputs(responses, examples):
         return []
 
     @staticmethod
-    def score_many(texts, examples, traces):
-        return [[0.0, 0.0]] * len(texts), [[True, True]] * len(texts), [float("1" in text) for text in texts]
+    def score_many(responses, examples, traces):
+        return [[0.0, 0.0]] * len(responses), [[True, True]] * len(responses), [float("1" in response.answer) for response in responses]
 
 
 def test_rl_steps_raise_the_reward(folder, monkeypatch):

@@ -47,7 +47,6 @@ import torch  # noqa: E402
 
 import bigrpo  # noqa: E402
 import evaluate  # noqa: E402
-import rewards  # noqa: E402
 
 EPOCHS, FORMAT = 3, 1  # of SFT, over 4,000 programs of both tasks: 1,500 and 500 updates
 TOY = ["--sft", 4000, "--rl", 1600, "--test", 400]
@@ -114,8 +113,7 @@ def equal_state(credit, group: list, args) -> None:
     """Eq. 10 among those rollouts only that wrote the same states before this anchor, on the same input: what differs is this step alone.
 
     In input prediction hardly any two rollouts of a group have one input and other rewards, so that little but Eq. 11 is left there."""
-    responses = [rewards.parse(rollout.text) for rollout in group]
-    written = [(response.input, *(block.text for block in response.blocks)) for response in responses]
+    written = [(rollout.parsed.input, *(block.text for block in rollout.parsed.blocks)) for rollout in group]
 
     def advantage(step, mask, lam, norm, center):
         found = lam * bigrpo.intra_advantage(step, mask, center)
@@ -161,7 +159,7 @@ def length_free(credit, group: list, args) -> None:
     def tokens(block):
         return torch.bincount(block, minlength=n + 1)[:n]  # of each step
 
-    spans = [[(block.start, block.end) for block in rewards.parse(rollout.text).blocks] for rollout in group]
+    spans = [[(block.start, block.end) for block in rollout.parsed.blocks] for rollout in group]
     sizes = torch.stack([tokens(bigrpo.token_blocks(torch.tensor(rollout.starts), some, n)) for rollout, some in zip(group, spans)])  # [G, n]
     usual = sizes.sum() / (sizes > 0).sum().clamp(min=1)
 
