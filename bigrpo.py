@@ -158,7 +158,7 @@ class Rollout:
 
 def roll_out(sampler, tokenizer, examples: list[dict], streams: list[tuple], args) -> list[list[Rollout]]:
     """Sample `--group` responses to every example: a list of G Rollouts for each, not yet scored."""
-    prompts = [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
+    prompts = policy.encode_prompts(tokenizer, [example["prompt"] for example in examples])
     samples = sampler(prompts, args.group, args.max_tokens, args.temperature, streams)
     return [[Rollout(example, prompt, one, *policy.decode(tokenizer, one.ids, one.ended)) for one in some]
             for example, prompt, some in zip(examples, prompts, samples)]
@@ -390,7 +390,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--sampler", choices=["auto", "vllm", "transformers"], default="auto", help="auto: vllm where it is installed and there is a GPU")
     add("--sampler-memory", type=policy.positive(float), default=0.4, help="vLLM's share of the GPU's memory while it samples")
     add("--max-gap", type=policy.positive(float), default=0.1, help="stop where sampler and trainer differ by more, in nats a token")
-    add("--sample-rows", type=policy.positive(int), default=256, help="responses sampled at a time (transformers)")
+    add("--sample-rows", type=policy.positive(int), default=policy.ROWS, help="responses sampled at a time (transformers)")
     # the method
     add("--advantage", choices=["bilevel", "terminal"], default="bilevel", help="terminal drops the step term: plain GRPO (the paper's Table 5)")
     add("--lam", type=policy.positive(float, or_zero=True), default=0.3, help="weight of A_intra in Eq. 12 (the paper: 0.3); 0 is the paper's Step-GRPO")
@@ -427,7 +427,7 @@ def main() -> None:
     args.sampler = policy.choose_sampler(args.sampler)  # a run goes on with the sampler that it began with
     run = policy.Run(args)
     model, tokenizer = policy.load(run.weights)
-    prompts = [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
+    prompts = policy.encode_prompts(tokenizer, [example["prompt"] for example in examples])
     fitting = [index for index, prompt in enumerate(prompts) if policy.fits(model, prompt, args.max_tokens)]
     if len(fitting) < len(examples):
         policy.say(f"{args.data}: {len(examples) - len(fitting)} of {len(examples)} prompts do not fit the context with --max-tokens "

@@ -56,7 +56,7 @@ BENCHMARKS = {"cruxeval-output": benchmarks.Crux("output"), "cruxeval-input": be
               "lcb-output": benchmarks.LiveCodeBench("output"), "lcb-input": benchmarks.LiveCodeBench("input"),
               "reval": reval.REval(), "humaneval": benchmarks.HumanEval(), "mbpp": benchmarks.MBPP()}
 EXAMPLE = "id", "code", "instrumented", "call", "anchors", "output", "task", "prompt"
-BATCH = 256  # responses between two lines of OUT.partial
+BATCH = policy.ROWS  # responses between two lines of OUT.partial
 Z2 = 1.96 ** 2
 
 
@@ -240,7 +240,7 @@ def run(args) -> None:
         asked.append((name, benchmark, anchors, out, rows, questions, dropped))
     args.sampler = policy.choose_sampler(args.sampler)  # what the result's settings say
     model, tokenizer = policy.load(args.model, weights=args.sampler == "transformers")
-    encoded = [[policy.encode_prompt(tokenizer, question["prompt"]) for question in questions] for *_, questions, _ in asked]
+    encoded = [policy.encode_prompts(tokenizer, [question["prompt"] for question in questions]) for *_, questions, _ in asked]
     lengths = [len(prompt) for prompts in encoded for prompt in prompts if policy.fits(model, prompt, args.max_tokens)]
     sampler = policy.make_sampler(args.sampler, args.model, model, tokenizer, max(lengths) + args.max_tokens) if lengths else None
     for (name, benchmark, anchors, out, rows, questions, dropped), prompts in zip(asked, encoded):

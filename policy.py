@@ -44,6 +44,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 
+ROWS = 1024 if torch.cuda.is_available() else 256  # responses that are sampled at a time
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoding shows for a character whose bytes are not all there
 
 
@@ -528,17 +529,17 @@ def batch_indices(step: int, batch: int, count: int, seed: int) -> list[int]:
 # Text and tokens
 
 
-def encode_prompt(tokenizer, prompt: str) -> list[int]:
-    """Token ids of a prompt, through the checkpoint's chat template where it has one."""
+def encode_prompts(tokenizer, prompts: list[str]) -> list[list[int]]:
+    """Token ids of each prompt, through the checkpoint's chat template where it has one."""
     if tokenizer.chat_template:
-        message = [{"role": "user", "content": prompt}]
-        return tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
-    return tokenizer.encode(prompt, add_special_tokens=False)
+        messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    return tokenizer(prompts, add_special_tokens=False)["input_ids"]
 
 
-def encode_response(tokenizer, response: str) -> list[int]:
-    """Token ids of a target response, with the end token."""
-    return tokenizer.encode(response, add_special_tokens=False) + [tokenizer.eos_token_id]
+def encode_responses(tokenizer, responses: list[str]) -> list[list[int]]:
+    """Token ids of each target response, with the end token."""
+    return [ids + [tokenizer.eos_token_id] for ids in tokenizer(responses, add_special_tokens=False)["input_ids"]]
 
 
 def end_tokens(model, tokenizer) -> list[int]:
@@ -724,7 +725,7 @@ def read_prompts(model, prompts: list[list[int]], cache) -> tuple[torch.Tensor, 
 
 @torch.no_grad()
 def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: int = 256, temperature: float = 1.0,
-           seeds: list[tuple] | None = None, max_rows: int = 256) -> list[list[Sample]]:
+           seeds: list[tuple] | None = None, max_rows: int = ROWS) -> list[list[Sample]]:
     """n responses to each prompt: for prompt p a list of n Samples. temperature 0 takes the likeliest token (n = 1).
 
     seeds[p] names the random stream of prompt p (a tuple of non-negative integers), needed where temperature > 0.
@@ -814,7 +815,7 @@ class TransformersSampler:
 
     Where `max_rows` responses at a time do not fit into memory it goes on with half as many; `retries` is how often the last call did."""
 
-    def __init__(self, model, tokenizer, max_rows: int = 256):
+    def __init__(self, model, tokenizer, max_rows: int = ROWS):
         self.model, self.tokenizer, self.max_rows, self.retries = model, tokenizer, max_rows, 0
         if ranks() > 1:  # made before `shard`; ranks do not sample in step, so they cannot share gathers
             device = default_device()
@@ -922,6 +923,6 @@ def choose_sampler(kind: str) -> str:
     return kind
 
 
-def make_sampler(kind: str, path: str, model, tokenizer, max_length: int, max_rows: int = 256, memory: float | None = None):
+def make_sampler(kind: str, path: str, model, tokenizer, max_length: int, max_rows: int = ROWS, memory: float | None = None):
     """A sampler of the kind that `choose_sampler` says. `path` is the checkpoint whose weights the model has."""
     return VllmSampler(path, end_tokens(model, tokenizer), max_length, memory) if kind == "vllm" else TransformersSampler(model, tokenizer, max_rows)

@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def encode_examples(path: Path, rows: list[dict], tokenizer, max_length: int) -> tuple[list[list[int]], list[list[int]]]:
     """(prompts, responses) as token ids; examples over max_length are dropped, counted and reported."""
-    pairs = [(policy.encode_prompt(tokenizer, row["prompt"]), policy.encode_response(tokenizer, row["response"])) for row in rows]
+    pairs = list(zip(policy.encode_prompts(tokenizer, [row["prompt"] for row in rows]), policy.encode_responses(tokenizer, [row["response"] for row in rows])))
     kept = [pair for pair in pairs if len(pair[0]) + len(pair[1]) <= max_length]
     if len(kept) < len(pairs):
         policy.say(f"{path}: dropped {len(pairs) - len(kept)} of {len(pairs)} examples, longer than {max_length} tokens")

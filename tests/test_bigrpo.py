@@ -286,8 +286,8 @@ ANSWER = "<reasoning>so</reasoning><answer>3</answer>"
 
 
 def rollout(text, step_rewards, final, prompt="assert f(1) == ??", mask=None, ended=True):
-    ids = policy.encode_response(tokenizer(), text)[:None if ended else -1]
-    return bigrpo.Rollout({}, policy.encode_prompt(tokenizer(), prompt), policy.Sample(ids, [0.0] * len(ids), ended),
+    ids = policy.encode_responses(tokenizer(), [text])[0][:None if ended else -1]
+    return bigrpo.Rollout({}, policy.encode_prompts(tokenizer(), [prompt])[0], policy.Sample(ids, [0.0] * len(ids), ended),
                           *policy.decode(tokenizer(), ids, ended), step_rewards, mask or [True] * len(step_rewards), final)
 
 

@@ -335,7 +335,7 @@ def settings(folder, **more):
 def loaded(folder):
     model, tokenizer = policy.load(str(folder / "model"))
     examples = policy.read_jsonl(folder / "examples.jsonl", ())
-    return policy.TransformersSampler(model, tokenizer), model, [policy.encode_prompt(tokenizer, example["prompt"]) for example in examples]
+    return policy.TransformersSampler(model, tokenizer), model, policy.encode_prompts(tokenizer, [example["prompt"] for example in examples])
 
 
 def test_a_run_counts_every_example_and_why_it_has_no_answer(folder, tmp_path, monkeypatch, capsys):
@@ -400,7 +400,7 @@ def test_right_answers_are_found_right(folder, tmp_path, monkeypatch):
 def replay(monkeypatch, folder, texts: dict[str, str]):
     """Let policy.sample give these texts: prompt -> response."""
     _, tokenizer = policy.load(str(folder / "model"))
-    ids = {tuple(policy.encode_prompt(tokenizer, prompt)): policy.encode_response(tokenizer, text) for prompt, text in texts.items()}
+    ids = dict(zip(map(tuple, policy.encode_prompts(tokenizer, list(texts))), policy.encode_responses(tokenizer, list(texts.values()))))
     monkeypatch.setattr(policy, "sample", lambda model, tokenizer, prompts, n, *rest: [
         [policy.Sample(ids.get(tuple(prompt), [tokenizer.eos_token_id]), [], True)] * n for prompt in prompts])
 

@@ -64,7 +64,7 @@ def gradient(loss):
 
 
 def test_a_token_starts_where_its_first_character_stands():
-    ids = policy.encode_response(toy_tokenizer(), "<print>a: 1</print>")
+    [ids] = policy.encode_responses(toy_tokenizer(), ["<print>a: 1</print>"])
     text, starts = policy.decode(toy_tokenizer(), ids, True)
     # tokens: <print>  a  ": "  1  </print>  end          (": " is a frequent piece of the programs, hence one token)
     assert text == "<print>a: 1</print>"
@@ -72,7 +72,7 @@ def test_a_token_starts_where_its_first_character_stands():
 
 
 def test_the_end_token_starts_behind_the_text_and_is_not_in_it():
-    ids = policy.encode_response(toy_tokenizer(), "ab")
+    [ids] = policy.encode_responses(toy_tokenizer(), ["ab"])
     assert ids[-1] == toy_tokenizer().eos_token_id
     assert policy.decode(toy_tokenizer(), ids, True) == ("ab", [0, 1, 2])
     assert policy.decode(toy_tokenizer(), ids[:-1], False) == ("ab", [0, 1])  # cut at the length limit: no end token

@@ -122,5 +122,5 @@ def test_a_template_that_writes_the_begin_token_gets_no_second_one():
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", begin)])  # as Llama's adds it
     tokenizer.chat_template = "{{ bos_token }}{% for message in messages %}[{{ message['content'] }}]{% endfor %}"
     assert tokenizer.encode("a")[0] == begin
-    assert policy.encode_prompt(tokenizer, "a b") == [begin, *tokenizer.encode("[a b]", add_special_tokens=False)]
-    assert begin not in policy.encode_response(tokenizer, "a b")
+    assert policy.encode_prompts(tokenizer, ["a b"]) == [[begin, *tokenizer.encode("[a b]", add_special_tokens=False)]]
+    assert begin not in policy.encode_responses(tokenizer, ["a b"])[0]

@@ -28,7 +28,7 @@ def run(monkeypatch, module, *words):
 
 def test_a_step_lowers_the_loss_on_responses_and_prompts_carry_none(folder):
     model, tokenizer = policy.load(str(folder / "model"))
-    prompts, responses = [tokenizer.encode("a = 1")], [policy.encode_response(tokenizer, "<answer>1</answer>")]
+    prompts, responses = [tokenizer.encode("a = 1")], policy.encode_responses(tokenizer, ["<answer>1</answer>"])
     optimizers = policy.make_optimizers(model, "adamw", 1e-3)
     losses = [sft.train_step(model, optimizers, prompts, responses, 64, 1e-3)["loss"] for _ in range(5)]
     assert losses == sorted(losses, reverse=True)

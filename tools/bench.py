@@ -173,11 +173,11 @@ def toy_checkpoint(folder):
     return *policy.load(str(pathlib.Path(folder, "model"))), rows
 
 
-def our_steps(model, tokenizer, rows, prompts=PROMPTS, length=LENGTH):
+def our_steps(model, tokenizer, rows, prompts=PROMPTS, length=LENGTH, budget=8192):
     """Yields (seconds of sampling, of scoring, of training, response tokens, all tokens trained on), a step each."""
     import bigrpo
     import policy
-    args = bigrpo.build_parser().parse_args(["--beta", "0", "--optimizer", "adamw", "--max-tokens", str(length), "--group", str(GROUP)])
+    args = bigrpo.build_parser().parse_args(["--beta", "0", "--max-tokens", str(length), "--group", str(GROUP), "--token-budget", str(budget)])
     sampler, optimizers = policy.TransformersSampler(model, tokenizer), policy.make_optimizers(model, "adamw", 1e-5)
     for step in itertools.count():
         times = [time.perf_counter()]
@@ -194,7 +194,7 @@ def our_steps(model, tokenizer, rows, prompts=PROMPTS, length=LENGTH):
         yield *(b - a for a, b in zip(times, times[1:])), sum(len(r.sample.ids) for r in batch), sum(len(r.prompt + r.sample.ids) for r in batch)
 
 
-def trl_steps(model, tokenizer, rows, steps, folder):
+def trl_steps(model, tokenizer, rows, steps, folder, length=LENGTH):
     """Seconds of each of `steps` steps of TRL's GRPOTrainer: same checkpoint, prompts a step, group, length; two micro-batches, one update."""
     import datasets
     import transformers
@@ -211,7 +211,7 @@ def trl_steps(model, tokenizer, rows, steps, folder):
 
     clock = Clock()
     args = trl.GRPOConfig(output_dir=folder, per_device_train_batch_size=PROMPTS * GROUP // 2, gradient_accumulation_steps=2, num_generations=GROUP,
-                          max_completion_length=LENGTH, beta=0.0, max_steps=steps, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[],
+                          max_completion_length=length, beta=0.0, max_steps=steps, use_cpu=model.device.type == "cpu", bf16=model.device.type == "cuda", gradient_checkpointing=False, report_to=[],
                           save_strategy="no", disable_tqdm=True, learning_rate=1e-5, temperature=1.0)
     trainer = trl.GRPOTrainer(model=model, reward_funcs=lambda completions, **_: [float(len(text) % 2) for text in completions], args=args,
                               train_dataset=datasets.Dataset.from_list([{"prompt": row["prompt"]} for row in rows]), processing_class=tokenizer,
@@ -222,33 +222,38 @@ def trl_steps(model, tokenizer, rows, steps, folder):
 
 
 def bench_step(args):
+    """A step of the toy on the CPU, by phase."""
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        compare_steps(folder, *toy_checkpoint(folder), args.rounds)
+
+
+def compare_steps(folder, model, tokenizer, rows, rounds, **sizes):
     """A step by phase; with trl installed (in an environment of its own: pip install -r requirements.txt trl==1.16.*) the ratio to its step."""
     import importlib.util
-    import tempfile
 
+    import policy
     import torch
-    with tempfile.TemporaryDirectory() as folder:
-        model, tokenizer, rows = toy_checkpoint(folder)
-        size = sum(weight.numel() for weight in model.parameters())
-        print(f"\nstep: {size / 1e6:.2f}M parameters, {PROMPTS} x {GROUP} rollouts of at most {LENGTH} tokens, {torch.get_num_threads()} threads. The floor: 2 FLOPs a "
-              "parameter and sampled token, 6 a trained one, beside attention")
-        ours, theirs, generator = [], [], our_steps(model, tokenizer, rows)
-        next(generator)     # the first step of either is not counted
-        for _ in range(args.rounds):
-            ours += [next(generator), next(generator)]
-            if importlib.util.find_spec("trl"):
-                import policy
-                theirs += trl_steps(*policy.load(str(pathlib.Path(folder, "model"))), rows, 3, folder)[1:]
-        sample, score, train = (statistics.median(column) for column in list(zip(*ours))[:3])
-        total, sampled, trained = sample + score + train, ours[-1][3], ours[-1][4]
-        for name, seconds in (("sampling", sample), ("scoring", score), ("training", train)):
-            print(f"{name:10} {seconds:6.2f} s  {seconds / total:4.0%}")
-        print(f"sampling {sampled / sample:.0f} tokens/s, {2 * size * sampled / sample / 1e9:.1f} GFLOP/s; "
-              f"training {trained / train:.0f} tokens/s, {6 * size * trained / train / 1e9:.1f} GFLOP/s (a prompt counted once for each of its rollouts)")
-        if theirs:
-            print(f"TRL's step {statistics.median(theirs):.2f} s; ours {total:.2f} s, {total / statistics.median(theirs):.2f} of it")
-        else:
-            print("TRL: skipped, trl is not installed")
+    size, length = sum(weight.numel() for weight in model.parameters()), sizes.get("length", LENGTH)
+    where = torch.cuda.get_device_name() if model.device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"\nstep: {size / 1e6:.2f}M parameters, {PROMPTS} x {GROUP} rollouts of at most {length} tokens, {where}. The floor: 2 FLOPs a "
+          "parameter and sampled token, 6 a trained one, beside attention")
+    ours, theirs, generator = [], [], our_steps(model, tokenizer, rows, **sizes)
+    next(generator)     # the first step of either is not counted
+    for _ in range(rounds):
+        ours += [next(generator), next(generator)]
+        if importlib.util.find_spec("trl"):
+            theirs += trl_steps(*policy.load(str(pathlib.Path(folder, "model"))), rows, 3, folder, length)[1:]
+    sample, score, train = (statistics.median(column) for column in list(zip(*ours))[:3])
+    total, sampled, trained = sample + score + train, ours[-1][3], ours[-1][4]
+    for name, seconds in (("sampling", sample), ("scoring", score), ("training", train)):
+        print(f"{name:10} {seconds:6.2f} s  {seconds / total:4.0%}")
+    print(f"sampling {sampled / sample:.0f} tokens/s, {2 * size * sampled / sample / 1e9:.1f} GFLOP/s; "
+          f"training {trained / train:.0f} tokens/s, {6 * size * trained / train / 1e9:.1f} GFLOP/s (a prompt counted once for each of its rollouts)")
+    if theirs:
+        print(f"TRL's step {statistics.median(theirs):.2f} s; ours {total:.2f} s, {total / statistics.median(theirs):.2f} of it")
+    else:
+        print("TRL: skipped, trl is not installed")
 
 
 MEMORY = """
@@ -325,7 +330,137 @@ def ranked_steps(folder, rows, ranks, rounds):
         yield times["sample_s"], times["score_s"], times["train_s"], record["tokens"] * FEW * GROUP
 
 
-SECTIONS = {"sandbox": bench_sandbox, "step": bench_step, "memory": bench_memory, "growth": bench_growth}
+# ---------------------------------------------------------------------------------------------------------------------
+# A GPU
+
+
+def random_qwen(folder, **shape):
+    """(model, tokenizer, rows) as toy_checkpoint; the model has Qwen2.5-0.5B's shape, but for what `shape` says, and random weights."""
+    import policy
+    import torch
+    import transformers
+    _, tokenizer, rows = toy_checkpoint(folder)
+    shape = {"vocab_size": 151_936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+             "num_key_value_heads": 2, "max_position_embeddings": 4096, "tie_word_embeddings": True} | shape
+    torch.manual_seed(0)
+    with policy.default_device():
+        model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**shape, bos_token_id=None, eos_token_id=tokenizer.eos_token_id))
+    policy.save(model, tokenizer, pathlib.Path(folder, "model"))
+    return model, tokenizer, rows
+
+
+def clocked(work, rounds):
+    """(median seconds of `work` on the GPU after two warm-ups, GB of memory that it takes at most)."""
+    import torch
+    torch.cuda.reset_peak_memory_stats()
+    before, seconds = torch.cuda.memory_allocated(), []
+    for _ in range(rounds + 2):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:]), (torch.cuda.max_memory_allocated() - before) / 1e9
+
+
+def training_flops(config, read, predicted, context):
+    """Forward and backward: `read` tokens go through the layers, `predicted` ones through the head too; each attends to `context` on average."""
+    wide, shared = config.hidden_size, config.num_key_value_heads / config.num_attention_heads
+    layer = 2 * wide * wide * (1 + shared) + 3 * wide * config.intermediate_size    # its weights
+    return 6 * (read * config.num_hidden_layers * (layer + 2 * wide * context) + predicted * wide * config.vocab_size)
+
+
+def every_logit(model, prompts, responses):
+    """Log-probabilities of the responses [B, T] the naive way: logits of every position, prompts included, at once."""
+    import torch
+    ids = torch.tensor([a + b for a, b in zip(prompts, responses)], device=model.device)
+    with torch.autocast(model.device.type, torch.bfloat16):
+        logprobs = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
+    return logprobs[:, :-1].gather(-1, ids[:, 1:, None])[:, len(prompts[0]) - 1:, 0]
+
+
+@contextlib.contextmanager
+def one_rank():
+    """A process group of one rank, and policy.py as it is where there are several: FSDP2 wraps the model."""
+    import unittest.mock
+
+    import policy
+    import torch
+    torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    with unittest.mock.patch.object(policy, "ranks", lambda: 2):
+        yield
+    torch.distributed.destroy_process_group()
+
+
+def train_on_gpu(folder, model, tokens, rounds):
+    """2 x GROUP rollouts of `tokens` + `tokens` tokens, forward and backward, in four ways."""
+    import policy
+    import torch
+    side = 8192
+    left, right = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    peak = 2 * side ** 3 / clocked(lambda: left @ right, 20)[0]
+    generator = torch.Generator().manual_seed(0)
+    two, responses = (torch.randint(1, 250, (count, tokens), generator=generator).tolist() for count in (2, 2 * GROUP))
+    prompts = [prompt for prompt in two for _ in range(GROUP)]
+    alone = [prompt[:-1] + [250 + g % GROUP] for g, prompt in enumerate(prompts)]    # no two alike
+    count = 2 * len(prompts) * tokens
+    useful = training_flops(model.config, count, count / 2, tokens)
+    shared = training_flops(model.config, count / 2 + 2 * tokens, count / 2, tokens)
+    print(f"\ntraining on {torch.cuda.get_device_name()}, torch {torch.__version__}: {len(prompts)} rollouts of {tokens} + {tokens} tokens, forward and "
+          f"backward, no optimizer. A product of bf16 matrices reaches {peak / 1e12:.0f} TFLOP/s")
+
+    def line(name, logprobs, flops):
+        seconds, memory = clocked(lambda: logprobs().sum().backward(), rounds)
+        model.zero_grad()
+        print(f"{name:50} {count / seconds:8.0f} tokens/s {flops / seconds / 1e12:5.0f} TFLOP/s {flops / seconds / peak:4.0%} of that {memory:6.1f} GB", flush=True)
+
+    line("logits of every position", lambda: every_logit(model, alone, responses), useful)
+    line("ours, chunks of the response's", lambda: policy.token_logprobs(model, alone, responses)[0], useful)
+    line(f"the same, {GROUP} rollouts share a prompt", lambda: policy.token_logprobs(model, prompts, responses)[0], shared)
+    with torch.no_grad():
+        ours = policy.token_logprobs(model, alone, responses)[0]
+    with one_rank():
+        sharded = policy.shard(policy.load(folder)[0])
+        line("ours under FSDP2, one rank", lambda: policy.token_logprobs(sharded, alone, responses)[0], useful)
+        with torch.no_grad():
+            gap = (policy.token_logprobs(sharded, alone, responses)[0] - ours).abs().mean()
+        print(f"{'its log-probabilities differ from ours by':50} {gap:.1e} nats a token")
+
+
+def sample_on_gpu(model, tokenizer, tokens):
+    """32 x GROUP responses: tokens per second, and how far the sampler's log-probabilities are from the trainer's."""
+    import policy
+    import torch
+    prompts = torch.randint(1, 250, (32, 128), generator=torch.Generator().manual_seed(0)).tolist()
+    for half in (False, True):
+        for _ in range(2):      # the first is a warm-up
+            start = time.perf_counter()
+            with torch.autocast("cuda", torch.bfloat16, enabled=half):
+                groups = policy.sample(model, tokenizer, prompts, GROUP, tokens, seeds=[(0, p) for p in range(32)])
+            seconds = time.perf_counter() - start
+        flat = [(prompt, one) for prompt, group in zip(prompts, groups) for one in group][::8]
+        with torch.no_grad():
+            trained = policy.token_logprobs(model, [prompt for prompt, _ in flat], [one.ids for _, one in flat])[0]
+        gap = (trained - torch.tensor([value for _, one in flat for value in one.logprobs], device="cuda")).abs().mean()
+        print(f"sampling {32 * GROUP} x {tokens} tokens {'in bf16' if half else 'in fp32'}: {sum(len(one.ids) for group in groups for one in group) / seconds:.0f} "
+              f"tokens/s, {gap:.1e} nats a token from the trainer")
+
+
+def bench_gpu(args):
+    """A model of Qwen2.5-0.5B's shape on a GPU: training, sampling, and a step beside TRL's."""
+    import tempfile
+
+    import torch
+    if not torch.cuda.is_available():
+        return print("\ngpu: skipped, there is none")
+    with tempfile.TemporaryDirectory() as folder:
+        model, tokenizer, rows = random_qwen(folder)
+        train_on_gpu(str(pathlib.Path(folder, "model")), model, 512, args.rounds)
+        sample_on_gpu(model, tokenizer, 256)
+        compare_steps(folder, model, tokenizer, rows, args.rounds, length=256, budget=16_384)
+
+
+SECTIONS = {"sandbox": bench_sandbox, "step": bench_step, "memory": bench_memory, "growth": bench_growth, "gpu": bench_gpu}
 
 
 def main():

@@ -146,7 +146,7 @@ def local(path: str):
     sampler = policy.make_sampler(kind, path, model, tokenizer, model.config.max_position_embeddings)
 
     def ask(prompts: list[str]) -> list[str | Exception]:
-        ids = [policy.encode_prompt(tokenizer, prompt) for prompt in prompts]
+        ids = policy.encode_prompts(tokenizer, prompts)
         tokens = min(REPLY_TOKENS, model.config.max_position_embeddings // 2)
         chosen = [k for k, prompt in enumerate(ids) if policy.fits(model, prompt, tokens)]
         samples = sampler([ids[k] for k in chosen], 1, tokens, 0.0, [(k,) for k in chosen])
