@@ -531,15 +531,19 @@ def batch_indices(step: int, batch: int, count: int, seed: int) -> list[int]:
 
 def encode_prompts(tokenizer, prompts: list[str]) -> list[list[int]]:
     """Token ids of each prompt, through the checkpoint's chat template where it has one."""
-    if tokenizer.chat_template:
-        messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    return tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    if not tokenizer.chat_template:
+        return encode(tokenizer, prompts)
+    return [tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False) for prompt in prompts]
 
 
 def encode_responses(tokenizer, responses: list[str]) -> list[list[int]]:
     """Token ids of each target response, with the end token."""
-    return [ids + [tokenizer.eos_token_id] for ids in tokenizer(responses, add_special_tokens=False)["input_ids"]]
+    return [ids + [tokenizer.eos_token_id] for ids in encode(tokenizer, responses)]
+
+
+def encode(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text as it stands."""
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
 def end_tokens(model, tokenizer) -> list[int]:

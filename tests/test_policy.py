@@ -71,6 +71,11 @@ def test_a_token_starts_where_its_first_character_stands():
     assert starts == [0, 7, 8, 10, 11, 19]
 
 
+def test_no_prompts_and_no_responses_are_encoded_as_none():
+    assert policy.encode_prompts(toy_tokenizer(), []) == policy.encode_responses(toy_tokenizer(), []) == []
+    assert policy.encode_responses(toy_tokenizer(), [""]) == [[toy_tokenizer().eos_token_id]]
+
+
 def test_the_end_token_starts_behind_the_text_and_is_not_in_it():
     [ids] = policy.encode_responses(toy_tokenizer(), ["ab"])
     assert ids[-1] == toy_tokenizer().eos_token_id
