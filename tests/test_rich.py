@@ -1,0 +1,82 @@
+"""tools/rich.py: one seed gives the same distinct programs, nearly all run, none is the benchmark's, and the grammar's parts occur."""
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import sandbox
+from tools import rich
+
+DATA = Path(os.environ.get("STEPCODE_DATA", "")) / "cruxeval.jsonl"
+ROWS = list(rich.programs(600, seed=1))
+
+
+def test_a_seed_repeats_and_no_program_comes_twice():
+    assert list(rich.programs(600, seed=1)) == ROWS != list(rich.programs(600, seed=2))
+    assert len({row["code"] for row in ROWS}) == len({row["id"] for row in ROWS}) == 600
+
+
+def test_programs_parse_and_are_called_with_literals_that_fit_the_parameters():
+    for row in ROWS:
+        function, = ast.parse(row["code"]).body
+        call = ast.parse(row["call"], mode="eval").body
+        assert function.name == call.func.id == "f" and len(function.args.args) == len(call.args), row
+        for argument in call.args:
+            ast.literal_eval(argument)
+
+
+def test_most_programs_run_and_their_results_vary():
+    traces = list(sandbox.trace_many((row["code"], row["call"]) for row in ROWS))
+    assert sum(trace.status == "ok" for trace in traces) >= 0.9 * len(ROWS), Counter(trace.error for trace in traces).most_common(5)
+    assert not any(trace.status in ("timeout", "memory", "syntax") for trace in traces)
+    assert len({trace.value for trace in traces}) > 0.55 * len(ROWS)
+
+
+def test_most_parameters_are_read():
+    # A program that ignores its arguments teaches nothing.
+    unread = total = 0
+    for row in ROWS:
+        function, = ast.parse(row["code"]).body
+        loaded = {node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        total += len(function.args.args)
+        unread += len({parameter.arg for parameter in function.args.args} - loaded)
+    assert unread < 0.1 * total
+
+
+def test_the_constructs_of_short_functions_occur():
+    nodes = {type(node) for row in rich.programs(3000, seed=3) for node in ast.walk(ast.parse(row["code"]))}
+    for kind in (ast.For, ast.While, ast.If, ast.IfExp, ast.ListComp, ast.DictComp, ast.GeneratorExp, ast.Try, ast.Break, ast.Continue,
+                 ast.AugAssign, ast.Delete, ast.Lambda, ast.JoinedStr, ast.Slice, ast.Tuple, ast.Dict, ast.BoolOp, ast.NotIn):
+        assert kind in nodes, kind
+
+
+def test_shape_ignores_names_spaces_and_quotes_but_not_code():
+    code = "def f(text, n):\n    return text.replace('a', 'b')[n:]"
+    assert rich.shape(code) == rich.shape('def f(s,k):\n    return s.replace("a", "b")[k:]\n')
+    for other in (code.replace("replace", "strip"), code.replace("'b'", "'c'"), code.replace("[n:]", "[:n]"), code.replace("text.", "n.")):
+        assert rich.shape(code) != rich.shape(other), other
+
+
+def test_left_out_programs_do_not_come_under_other_names():
+    first = ROWS[0]["code"]
+    renamed = first.replace("def f", "def  f")
+    assert rich.shape(renamed) in {rich.shape(row["code"]) for row in ROWS}
+    shapes = {rich.shape(row["code"]) for row in ROWS[:50]}
+    assert not shapes & {rich.shape(row["code"]) for row in rich.programs(100, seed=1, leave_out=shapes)}
+
+
+@pytest.mark.skipif(not DATA.is_file(), reason="STEPCODE_DATA names no folder with cruxeval.jsonl")
+def test_no_program_of_the_benchmark_is_written(tmp_path):
+    command = [sys.executable, rich.__file__, "--out", str(tmp_path), "--count", "3000", "--seed", "4", "--leave-out", str(DATA)]
+    subprocess.run(command, check=True, capture_output=True)
+    written = [json.loads(line) for line in (tmp_path / "programs.jsonl").open()]
+    theirs = {ast.unparse(ast.parse(json.loads(line)["code"])) for line in DATA.open()}
+    shapes = {rich.shape(code) for code in theirs}
+    assert len(written) == 3000 and len(theirs) > 700
+    assert not theirs & {ast.unparse(ast.parse(row["code"])) for row in written}
+    assert not shapes & {rich.shape(row["code"]) for row in written}

@@ -1,0 +1,947 @@
+"""Programs as rich as CRUXEval's, made on the spot: strings, lists, dicts, their methods, loops, branches, early returns.
+
+    python tools/rich.py --out runs/rich --count 200000 --seed 0              writes runs/rich/programs.jsonl
+    python tools/rich.py --compare cruxeval.jsonl --count 2000                how near are they to a benchmark's programs?
+    python augment.py --programs runs/rich/programs.jsonl --out runs/rich/examples.jsonl --decontaminate cruxeval.jsonl
+
+How a program is made. The arguments are drawn first, so that the program's literals can be pieces of them: what it replaces, removes or
+looks for mostly occurs. Then statements are drawn from the grammar below. Each has typed holes, which are filled with variables of that
+type, literals or further expressions; a hole prefers a variable that nothing has read yet, and the return reads the newest one, so little
+code is dead. Nothing is executed here and values are not followed: augment.py runs each program in the sandbox and drops, by reason, those
+that raise. Loops end by construction.
+
+Types: I int, B bool, S text, C one character, W a short text, LI and LS lists of int and str, LL of lists of int, DSI DII DIS DSS
+dicts (key, value), O whatever is only returned. Literals only: K small int, N int, M characters, Q separator, G width, J index.
+Holes: <T> an expression of type T; <T!> one that reads the loop's variable; <=T> a variable; <x=T> a variable, <x:T> a new one,
+<x~T> a new one until the template ends; <x:=T> an expression; all four are called <x> from there on. <upd> a statement that grows
+<o>; <block> statements; <ret> a value to return; <yes>, <no> a pair of answers; <op> a comparison.
+The benchmark's programs were counted to choose the weights; none of their text is here. --leave-out FILE drops what equals a program of FILE up to names and layout.
+"""
+import argparse
+import ast
+import bisect
+import builtins
+import itertools
+import json
+import keyword
+import random
+import re
+import statistics
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+# ---- the grammar: a weight, then a template ------------------------------------------------------------------------------
+
+EXPRESSIONS = {
+    "S": """
+8 <S>.replace(<W>, <W>) | 1 <S>.replace(<W>, <W>, <K>) | 4 <S>.lower() | 4 <S>.upper() | 2 <S>.swapcase() | 1 <S>.title()
+1 <S>.capitalize() | 1 <S>.casefold() | 2 <S>.strip() | 1 <S>.strip(<W>) | 1 <S>.lstrip(<W>) | 1 <S>.rstrip(<W>) | 1 <S>.rstrip()
+3 <S>[<J>:] | 3 <S>[:<J>] | 1 <S>[<K>:<J>] | 1 <S>[<K>:-<K>] | 2 <S>[::-1] | 1 <S>[::<K>] | 3 <S> + <W> | 2 <W> + <S> | 3 <S> + <S>
+1 <S> * <H> | 8 <Q>.join(<LS>) | 2 ''.join(reversed(<S>)) | 1 ''.join(sorted(<S>)) | 1 ''.join(<c~C> for <c> in <S> if <B!>)
+1 ''.join([<c~C> for <c> in <S> if <B!>]) | 1 ''.join(<c~C> if <B!> else <S!> for <c> in <S>) | 2 <Q>.join(<w~S>.upper() for <w> in <LS>)
+1 <Q>.join(str(<x~I>) for <x> in <LI>) | 1 <Q>.join(map(str, <LI>)) | 2 <S>.removeprefix(<W>) | 1 <S>.removesuffix(<W>)
+2 <S>.ljust(<G>, <C>) | 1 <S>.ljust(<G>) | 1 <S>.rjust(<G>, <C>) | 1 <S>.center(<G>, <C>) | 1 <S>.center(<G>) | 1 <S>.zfill(<G>)
+1 <S>.expandtabs(<K>) | 2 str(<I>) | 1 f'{<=S>}{<=I>}' | 1 f'{<=S>}-{<=S>}' | 1 '{}-{}'.format(<S>, <I>) | 1 '{}: {}'.format(<S>, <I>)
+1 '%s=%s' % (<S>, <I>) | 1 <S>.partition(<W>)[0] | 1 <S>.partition(<W>)[2] | 1 <S>.rpartition(<W>)[0] | 1 <S>.rpartition(<W>)[2]
+2 <S>.split(<W>)[0] | 1 <S>.split(<W>)[-1] | 1 <S> if <B> else <S> | 2 <LS>[<J>] | 1 max(<LS>, key=len) | 1 <DSS>.get(<S>, <W>)
+1 <DIS>.get(<I>, <W>) | 2 <S>.translate(str.maketrans(<C>, <C>)) | 1 <S>.translate(str.maketrans('', '', <W>))
+""",
+    "C": "3 <S>[<J>]\n1 <S>[-1]\n1 <C>.upper()\n1 <C>.lower()\n1 chr(ord(<C>) + <K>)",
+    "W": "1 <S>[:<K>]\n1 <S>[-<K>:]\n1 <C>.upper()\n1 <C> * <H>",
+    "I": """
+10 len(<S>) | 4 len(<LI>) | 4 len(<LS>) | 1 len(<DSI>) | 1 len(<DII>) | 6 <S>.count(<W>) | 4 <S>.find(<W>) | 2 <S>.rfind(<W>)
+1 <S>.index(<W>) | 1 <S>.rindex(<W>) | 4 <LI>.count(<I>) | 2 <LI>.index(<=I>) | 2 <LS>.count(<S>) | 1 <LS>.index(<=S>) | 4 <I> + <N>
+3 <I> - <K> | 2 <I> + <I> | 1 <I> - <I> | 2 <I> * <H> | 3 <I> // <H> | 2 <I> % <H> | 3 sum(<LI>) | 2 max(<LI>) | 1 min(<LI>) | 1 abs(<I>)
+3 <LI>[<J>] | 1 max(<I>, <I>) | 1 min(<I>, <I>) | 1 divmod(<I>, <H>)[<0>] | 1 len(set(<S>)) | 1 len(set(<LI>))
+1 sum(1 for <c~C> in <S> if <B!>) | 1 sum(<x~I> for <x> in <LI> if <B!>) | 1 sum(len(<w~S>) for <w> in <LS>) | 1 ord(<C>)
+1 len(<S>.split(<W>)) | 1 <I> if <B> else <I> | 2 <DSI>.get(<S>, <N>) | 2 <DII>.get(<I>, <N>) | 1 sum(<DSI>.values())
+1 max(<DII>.values()) | 1 <LL>[0][0] | 1 sum(len(<x~LI>) for <x> in <LL>)
+""",
+    "B": """
+4 <S>.isdigit() | 2 <S>.isalpha() | 3 <S>.isupper() | 3 <S>.islower() | 2 <S>.isalnum() | 2 <S>.isspace() | 2 <S>.isnumeric()
+2 <S>.isdecimal() | 1 <S>.istitle() | 1 <S>.isascii() | 1 <S>.isidentifier() | 6 <S>.startswith(<W>) | 5 <S>.endswith(<W>) | 5 <W> in <S>
+2 <W> not in <S> | 4 <C> in <M> | 1 <C> not in <M> | 4 <C> == <C> | 2 <C> != <C> | 1 <S> == <S> | 1 <S> == <S>[::-1]
+1 <S>.count(<W>) > <K> | 4 len(<S>) <op> <K> | 2 len(<S>) <op> <I> | 1 <S>.find(<W>) != -1 | 5 <I> <op> <N> | 3 <I> <op> <I>
+4 <I> % <H> == 0 | 2 <I> % 2 == 1 | 4 <I> in <LI> | 1 <I> not in <LI> | 2 <S> in <LS> | 1 <S> not in <LS> | 2 len(<LI>) <op> <K>
+1 len(<LS>) <op> <K> | 2 <LI>.count(<I>) > <K> | 1 <LI>[0] <op> <I> | 1 <LI>[0] <op> <LI>[-1] | 1 <LI> == <LI>[::-1] | 2 not <=S>
+1 not <=LI> | 1 not <B> | 2 <B> and <B> | 1 <B> or <B> | 3 <S> in <DSI> | 3 <I> in <DII> | 1 <S> in <DSS> | 1 <I> in <DIS>
+1 <N> in <DSI>.values() | 1 all(<B!> for <c~C> in <S>) | 1 any(<B!> for <c~C> in <S>) | 1 any(<B!> for <x~I> in <LI>)
+1 all(<B!> for <w~S> in <LS>)
+""",
+    "LI LS LL": """
+2 sorted(<T>) | 1 sorted(<T>, reverse=True) | 2 <T>[::-1] | 3 <T>[<J>:] | 2 <T>[:<J>] | 1 <T>[<K>:<J>] | 1 <T>[::<K>] | 2 <T> + <T>
+1 <T> + [<E>] | 1 [<E>] + <T> | 1 <T> * <H> | 3 <T>.copy() | 2 <T>[:] | 1 list(<T>) | 2 list(reversed(<T>))
+2 [<x~E> for <x> in <T> if <B!>]
+""",
+    "LI": """
+1 sorted(<LI>, key=lambda x: <lam>) | 2 [<I!> for <x~I> in <LI>] | 1 [<I!> for <x~I> in <LI> if <B!>] | 1 [len(<w~S>) for <w> in <LS>]
+1 [<i~I> for <i> in range(len(<LI>)) if <i> % <H> == 0] | 1 [<i~I> for <i>, <c~C> in enumerate(<S>) if <B!>] | 1 list(range(<G>))
+1 [<I>, <I>] | 1 [<N>] * <H> | 1 list(<DSI>.values()) | 1 list(<DII>.keys()) | 1 list(set(<LI>))
+1 [<a~I> * <b~I> for <a>, <b> in zip(<LI>, <LI>)] | 1 [<y~I> for <x~LI> in <LL> for <y> in <x>] | 1 list(map(lambda x: <lam>, <LI>))
+1 list(filter(lambda x: x <op> <N>, <LI>))
+""",
+    "LS": """
+4 <S>.split() | 5 <S>.split(<W>) | 1 <S>.split(<W>, <K>) | 2 <S>.rsplit(<W>, <K>) | 3 <S>.splitlines() | 10 list(<S>) | 1 sorted(<S>)
+1 sorted(<LS>, key=len) | 1 [<S!> for <w~S> in <LS>] | 1 [<S!> for <w~S> in <LS> if <B!>] | 1 [<S!> for <c~C> in <S>]
+1 list(<DSI>.keys()) | 1 sorted(<DSI>) | 1 list(<S>.partition(<W>)) | 1 [<s=S>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<s>), <k>)]
+1 [str(<x~I>) for <x> in <LI>] | 1 list(map(str.upper, <LS>))
+""",
+    "LL": "1 [<LI>, <LI>]\n1 [[<x~I>, <I!>] for <x> in <LI>]\n1 [<l=LI>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<l>), <k>)]",
+    "DSI DII DSS DIS": """
+3 <T>.copy() | 1 dict(<T>) | 1 dict(sorted(<T>.items())) | 1 {<k~F>: <v~E> for <k>, <v> in <T>.items() if <B!>}
+1 {<k~F>: <v~E> for <v>, <k> in zip(<LE>, <LF>)} | 2 dict.fromkeys(<LF>, <E>) | 1 dict(zip(<LF>, <LE>))
+""",
+    "DSI": "1 {<c~C>: <s=S>.count(<c>) for <c> in <s>}\n1 {<w~S>: len(<w>) for <w> in <LS>}\n1 dict.fromkeys(<S>, <N>)",
+    "DII": "1 dict(enumerate(<LI>))\n1 {<x~I>: <I!> for <x> in <LI>}",
+    "DIS": "1 dict(enumerate(<LS>))\n1 {<v~I>: <k~S> for <k>, <v> in <DSI>.items()}\n1 {len(<w~S>): <w> for <w> in <LS>}",
+    "DSS": "1 {<w~S>: <S!> for <w> in <LS>}",
+    "O": """
+2 <S>.partition(<W>) | 2 <S>.rpartition(<W>) | 4 (<I>, <I>) | 4 (<S>, <I>) | 2 (<S>, <S>) | 2 [<S>, <S>] | 1 (<LI>, <I>) | 1 [<I>, <S>]
+2 list(<DSI>.items()) | 1 sorted(<DII>.items(), key=lambda x: x[1]) | 2 list(enumerate(<LS>)) | 1 list(zip(<LI>, <LS>)) | 1 tuple(<LI>)
+1 tuple(<LS>) | 1 <DSI>.popitem() | 1 {'<key>': <I>, '<key>': <S>} | 1 None
+""",
+}
+
+STATEMENTS = """
+6 <=I:> += <K> | 2 <=I:> -= <K> | 1 <=I:> *= <K> | 5 <=S:> += <W> | 8 <=LI>.append(<I>) | 8 <=LS>.append(<S>) | 4 <=LI>.insert(<J>, <I>)
+3 <=LS>.insert(<J>, <S>) | 6 <=LI>.pop() | 4 <=LI>.pop(<J>) | 2 <=LS>.pop(<J>) | 1 <=LS>.pop() | 2 <=LI>.remove(<I>) | 1 <=LS>.remove(<S>)
+4 <=LI>.extend(<LI>) | 2 <=LS>.extend(<LS>) | 6 <=LI>.reverse() | 3 <=LS>.reverse() | 4 <=LI>.sort() | 1 <=LI>.sort(reverse=True)
+2 <=LS>.sort() | 1 <=LI>.clear() | 1 <=LL>.append(<LI>) | 1 <=LL>.reverse() | 2 <=LI>[<J>] = <I> | 1 <=LS>[<J>] = <S> | 1 del <=LI>[<J>]
+1 del <=LS>[<J>] | 2 <=LI:> += [<I>] | 5 <=DSI>[<S>] = <I> | 4 <=DII>[<I>] = <I> | 2 <=DSS>[<S>] = <S> | 3 <=DIS>[<I>] = <S>
+2 <=DSI>.pop(<S>, None) | 2 <=DSI>.update({<S>: <I>}) | 2 <=DII>.update({<I>: <I>}) | 2 <=DSI>.popitem() | 1 <=DIS>.setdefault(<I>, <S>)
+1 <=DSI>.clear() | 2 <a:I>, <b:I> = <I>, <I> | 1 <a:S>, <b:S> = <S>, <S> | 1 <a:S>, _, <b:S> = <S>.partition(<W>)
+1 <l=LI:>[0], <l>[-1] = <l>[-1], <l>[0]
+"""
+
+COMPOUND = """
+12 if <B>:
+    return <ret>
+8 if <B>:
+    <block>
+4 if <B>:
+    <block>
+else:
+    <block>
+1 if <B>:
+    <block>
+elif <B>:
+    <block>
+20 <o:S> = ''
+for <c~C> in <=S>:
+    <upd>
+8 <o:LS> = []
+for <c~C> in <=S>:
+    <upd>
+10 <o:I> = 0
+for <c~C> in <=S>:
+    <upd>
+5 <o:S> = ''
+for <i~I> in range(len(<s=S>)):
+    if <I!> % <H> == 0:
+        <o> += <s>[<i>]
+    else:
+        <o> += <s>[<i>].upper()
+4 <o:LI> = []
+for <i~I> in range(len(<s=S>)):
+    if <s>[<i>] == <C>:
+        <o>.append(<i>)
+3 for <i~I> in range(len(<=S>)):
+    <block>
+3 for <i~I>, <c~C> in enumerate(<=S>):
+    <block>
+10 <o:LI> = []
+for <x~I> in <=LI>:
+    <upd>
+6 <o:I> = <0>
+for <x~I> in <=LI>:
+    <upd>
+3 for <i~I> in range(len(<l=LI:>)):
+    <l>[<i>] = <I!>
+3 for <i~I> in range(<K>, len(<l=LI:>)):
+    <l>[<i>] = <l>[<i> - 1] + <l>[<i>]
+3 for <i~I> in range(0, len(<l=LI:>), 2):
+    <l>.append(<l>[<i>])
+3 <o:LI> = []
+for <i~I> in range(len(<l=LI>) - 1):
+    if <l>[<i>] <op> <l>[<i> + 1]:
+        <o>.append(<l>[<i>])
+2 for <i~I> in range(len(<l=LI:>) - 1, -1, -1):
+    if <l>[<i>] <op> <I>:
+        <l>.pop(<i>)
+6 <o:LS> = []
+for <w~S> in <=LS>:
+    <upd>
+3 <o:I> = 0
+for <w~S> in <=LS>:
+    <upd>
+2 <o:S> = ''
+for <w~S> in <=LS>:
+    <upd>
+3 for <i~I> in range(len(<l=LS:>)):
+    <l>[<i>] = <l>[<i>]<smeth>
+3 for <c~C> in <M>:
+    <s=S:> = <s>.replace(<c>, <W>)
+3 for <_~I> in range(<K>):
+    <block>
+3 <o:DSI> = {}
+for <c~C> in <=S>:
+    <o>[<c>] = <o>.get(<c>, 0) + 1
+3 <o:DSI> = {}
+for <c~C> in <=S>:
+    if <c> in <o>:
+        <o>[<c>] += 1
+    else:
+        <o>[<c>] = <K>
+2 <o:DII> = {}
+for <x~I> in <=LI>:
+    <o>[<x>] = <I!>
+3 <o:DSI> = {}
+for <w~S> in <=LS>:
+    <o>[<w>] = <I!>
+4 <o:DSI> = {}
+for <k~S>, <v~I> in <=DSI>.items():
+    if <B!>:
+        <o>[<k>] = <v>
+4 <o:LS> = []
+for <k~S>, <v~I> in <=DSI>.items():
+    <upd>
+4 <o:LI> = []
+for <k~I>, <v~I> in <=DII>.items():
+    <upd>
+3 for <k~S> in list(<d=DSI:>.keys()):
+    <d>[<k>] = <I>
+2 for <k~I>, <v~I> in list(<d=DII:>.items()):
+    if <B!>:
+        del <d>[<k>]
+2 <o:DIS> = {}
+for <k~S>, <v~I> in <=DSI>.items():
+    <o>[<v>] = <k>
+2 <o:I> = 0
+for <k~S> in <d=DSI>:
+    <o> += <d>[<k>]
+2 <o:S> = ''
+for <k~I>, <v~S> in <=DIS>.items():
+    <o> += <S!>
+2 <o:LS> = []
+for <k~S>, <v~S> in <=DSS>.items():
+    <upd>
+2 <o:LS> = []
+for <a~C>, <b~C> in zip(<=S>, <S>):
+    <upd>
+2 <o:LI> = []
+for <x~LI> in <=LL>:
+    for <y~I> in <x>:
+        <upd>
+2 for <x~LI> in <=LL:>:
+    <x>.sort()
+2 <o:S> = ''
+for <w~S> in <=LS>:
+    for <c~C> in <w>:
+        <upd>
+1 <o:LI> = []
+for <a~I> in <l=LI>:
+    for <b~I> in <l>:
+        if <a> <op> <b>:
+            <o>.append(<a> + <b>)
+            break
+6 while len(<l=LI:>) > <K>:
+    <l>.pop(<0>)
+2 while <l=LI:> and <l>[-1] <op> <I>:
+    <l>.pop()
+5 <o:LI> = []
+while <l=LI:>:
+    <o>.append(<l>.pop(<0>))
+5 <i:I> = 0
+while <i> < len(<s=S>):
+    if <s>[<i>] == <C>:
+        break
+    <i> += 1
+3 while <s=S:> and <s>[0] == <C>:
+    <s> = <s>[1:]
+3 while <s=S:>.endswith(<w:=X>):
+    <s> = <s>[:-len(<w>)]
+3 while <w:=X> in <s=S:>:
+    <s> = <s>.replace(<w>, '', 1)
+3 <o:S> = ''
+while <s=S:>:
+    <o> += <s>[0]
+    <s> = <s>[<K>:]
+2 <o:I> = 0
+while <n=I:> > 0:
+    <o> += <n> % 10
+    <n> //= <P>
+2 <o:LS> = []
+while len(<s=S:>) > <K>:
+    <o>.append(<s>[:<k:=K>])
+    <s> = <s>[<k>:]
+2 <i:I> = <s=S>.find(<w:=X>)
+while <i> != -1 and <i> < <P>:
+    <i> = <s>.find(<w>, <i> + 1)
+3 while len(<d=DSI:>) > <K>:
+    <d>.popitem()
+2 try:
+    <a:I> = <S>.index(<W>)
+except ValueError:
+    <a> = -1
+1 try:
+    <=LI>.remove(<I>)
+except ValueError:
+    pass
+"""
+
+UPDATES = {
+    "S": """
+4 <o> += <S!> | 2 <o> = <S!> + <o>
+6 if <B!>:
+    <o> += <S!>
+5 if <B!>:
+    <o> += <S!>
+else:
+    <o> += <S!>
+1 if <B!>:
+    <o> += <S!>
+elif <B!>:
+    <o> += <W>
+1 if <B!>:
+    continue
+<o> += <S!>
+1 if <B!>:
+    break
+<o> += <S!>
+""",
+    "I": """
+6 if <B!>:
+    <o> += <K>
+2 <o> += <I!>
+3 if <B!>:
+    <o> += <I!>
+1 if <B!>:
+    <o> += 1
+else:
+    <o> -= 1
+1 if <B!>:
+    break
+<o> += <K>
+1 <o> = max(<o>, <I!>)
+""",
+    "LI LS": """
+4 <o>.append(<E!>)
+6 if <B!>:
+    <o>.append(<E!>)
+3 if <B!>:
+    <o>.append(<E!>)
+else:
+    <o>.append(<E!>)
+2 if <B!>:
+    <o>.append(<E!>)
+else:
+    <o>.insert(0, <E!>)
+1 <o>.insert(0, <E!>) | 1 <o> += [<E!>]
+1 if <v> not in <o>:
+    <o>.append(<v>)
+1 if <B!>:
+    break
+<o>.append(<E!>)
+""",
+}
+
+ENDS = """
+8 if <B>:
+    return <ret>
+else:
+    return <ret>
+6 if <B>:
+    return <ret>
+return <ret>
+3 if <B>:
+    return <yes>
+return <no>
+2 if <B>:
+    return <yes>
+else:
+    return <no>
+2 return <yes> if <B> else <no>
+4 for <c~C> in <=S>:
+    if <B!>:
+        return <no>
+return <yes>
+2 for <i~I> in range(len(<s=S>)):
+    if <s>[<i>] == <C>:
+        return <i>
+return -1
+2 for <x~I> in <=LI>:
+    if <B!>:
+        return <no>
+return <yes>
+2 for <w~S> in <=LS>:
+    if <B!>:
+        return <no>
+return <yes>
+1 for <k~S>, <v~I> in <=DSI>.items():
+    if <B!>:
+        return <k>
+return <no>
+1 try:
+    return <S>.index(<W>)
+except ValueError:
+    return -1
+1 try:
+    return <LI>.index(<I>)
+except ValueError:
+    return -1
+"""
+
+# ---- names, literals and arguments ---------------------------------------------------------------------------------------
+
+PARAMETERS = {
+    "S": "text " * 12 + "s s s string string txt value name a line sentence word phrase st message data t x",
+    "C": "char char char c letter ch value sep x character target fill",
+    "W": "sep prefix suffix value old new sub target s2 x pattern delim key substr b",
+    "I": "n n n n num num index k i value target elem size width idx m count x start number length amount position",
+    "LI": "nums nums nums nums nums array array array lst arr numbers values xs a l items data list1 elements",
+    "LS": "array names items strings words lst values arr a l seq lines parts tokens",
+    "LL": "matrix lists array grid rows lst vectors", "D": "d d d d dic dictionary dct data a m counts mapping obj my_dict base"}
+LOCALS = {
+    "S": "result res new_text out ans output s t new_s tmp text2", "C": "c c c char ch x letter", "W": "w p x part tmp",
+    "I": "count count n total result idx k length res a b m num pos cnt", "LI": "result result res ls out a arr new_list output b ans indexes lst",
+    "LS": "result parts ls words res arr new_list lines a out items chars", "LL": "result rows pairs out res", "B": "flag found ok is_valid check",
+    "D": "d result res counts dic new_dict mapping out freq", "O": "result res pair out",
+    "i": "i i i i i i j idx index", "x": "x n num i item e elem v val", "w": "word item s w x line part t", "c": "c c c char ch letter i x", "k": "k k key key name",
+    "v": "v v value val", "y": "y j e item", "a": "a x i p", "b": "b y j q", "_": "_"}
+NAMES = {table: {kind: names.split() for kind, names in found.items()} for table, found in (("parameter", PARAMETERS), ("local", LOCALS))}
+SIGNATURES = """250 S,110 S W,60 S C,34 S I,79 LI,56 LI I,22 LS,14 DSI,14 S W W,14 LI I I,13 I,12 S W I,5 S C I,10 LS W,9 LI LI,9 DII,5 DII I,5 S I I,7 I I,
+    4 S LS,5 DSS,5 DIS,4 LS I,4 DSI S,2 DSI DSI,2 LS LS,2 LL I,4 LL,2 S DSS,2 S LI,2 LI W,3 S S,2 I I I,2 DIS I,2 DSS S,2 DSI I,3 S S W,2 LS S"""
+SIGNATURES = [(int(weight), kinds) for weight, *kinds in (part.split() for part in SIGNATURES.split(","))]
+WORDS = """the a is of cat dog red blue sun moon tree house hello world python code data test name apple banana cherry day night river stone light good bad
+    big small one two three first last new old time year king queen book song ship road map key box cup hat mary john anna paris milk bread fish bird""".split()
+DELIMITERS = [" ", " ", " ", ",", ", ", "-", "_", "/", ":", ";", ".", "\n", "|", "  ", "#", "+", "\t"]
+LOWER, UPPER, DIGITS, MARKS = "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789", "!?.,;:-_#$%&*()+=/@'~ "
+CHARSETS = ["'aeiou'", "'aeiou'", "'AEIOU'", "'aeiouAEIOU'", "'0123456789'", "'.,!?'", "'abc'", "' '", "['a', 'b']", "'xyz'", "'-_'"]
+ANSWERS = [("True", "False")] * 5 + [("False", "True"), ("'yes'", "'no'"), ("'Yes'", "'No'"), ("1", "0"), ("'valid'", "'invalid'"), ("'found'", "'none'"), ("0", "-1"), ("'ok'", "'error'")]
+FIXED = {"K": [1, 1, 2, 2, 2, 3, 3, 4, 5], "H": [2, 2, 2, 2, 3, 3, 4, 5], "P": [2, 3, 5, 10, 10], "J": [0, 0, 0, 1, 1, -1, -1, 2, 3, -2], "G": range(3, 15), "M": CHARSETS,
+         "Q": ["''", "''", "''", "''", "' '", "' '", "', '", "','", "'-'", "'_'", r"'\n'", "'|'", "' - '"]}  # literals
+SPECIAL = {"op": ["<", ">", ">", "==", "!=", ">=", "<="], "0": ["0", "0", "-1"], "key": WORDS, "lam": ["-x", "abs(x)", "x % 3", "x * 2", "x + 1"],
+           "smeth": [".upper()", ".lower()", ".strip()", ".title()", "[::-1]", ".capitalize()"]}
+
+
+def random_int(rng) -> int:
+    draw = rng.random()
+    return rng.randint(0, 9) if draw < 0.6 else rng.randint(-9, -1) if draw < 0.75 else rng.randint(10, 99) if draw < 0.95 else rng.randint(100, 1500)
+
+
+def random_word(rng) -> str:
+    return rng.choice(WORDS) if rng.random() < 0.4 else "".join(rng.choices(LOWER, k=rng.choice([1, 2, 3, 3, 4, 4, 5, 6, 7, 9])))
+
+
+def random_text(rng) -> str:
+    """A word, a sentence, a salad of letters, digits and punctuation, a list with delimiters; sometimes empty."""
+    draw = rng.random()
+    if draw < 0.05:
+        return ""
+    if draw < 0.3:
+        text = random_word(rng)
+    elif draw < 0.45:
+        text = " ".join(random_word(rng) for _ in range(rng.randint(2, 6)))
+    elif draw < 0.58:
+        text = rng.choice(DELIMITERS).join(random_word(rng) for _ in range(rng.randint(2, 5)))
+    elif draw < 0.68:
+        text = "".join(rng.choices(LOWER + UPPER, k=rng.randint(3, 16)))
+    elif draw < 0.78:
+        text = "".join(rng.choices(LOWER * 2 + UPPER + DIGITS + MARKS, k=rng.randint(4, 24)))
+    elif draw < 0.86:
+        text = "".join(rng.choices(DIGITS, k=rng.randint(1, 10)))
+    elif draw < 0.96:
+        text = "".join(rng.choices(rng.sample(LOWER + DIGITS + MARKS, 4), k=rng.randint(3, 12)))
+    else:
+        text = "".join(rng.choices(LOWER + " éüñßÄж日", k=rng.randint(3, 10)))
+    draw = rng.random()
+    return (text.title() if draw < 0.06 else text.upper() if draw < 0.12 else text.capitalize() if draw < 0.18 else text + rng.choice("!?. ") if draw < 0.24
+            else f" {text} " if draw < 0.28 else text)
+
+
+def random_value(kind: str, rng):
+    """An argument of this type."""
+    if kind == "I":
+        return random_int(rng)
+    if kind in ("S", "C", "W"):
+        return random_text(rng) if kind == "S" else "".join(rng.choices(LOWER * 3 + UPPER + DIGITS + MARKS, k=1 if kind == "C" else rng.choice([0, 1, 1, 2, 2, 3, 4, 6])))
+    size = 0 if rng.random() < 0.1 else rng.randint(1, 8 if kind == "LI" else 5)
+    if kind == "LI":
+        low, high = rng.choice([(0, 3), (0, 9), (1, 9), (-9, 9), (0, 99), (-50, 50)])
+        return [rng.randint(low, high) for _ in range(size)]
+    if kind == "LS":
+        return [random_word(rng) if rng.random() < 0.8 else random_text(rng)[:12] for _ in range(size)]
+    if kind == "LL":
+        return [[rng.randint(0, 9) for _ in range(rng.randint(0, 4))] for _ in range(min(size, 4))]
+    key, value = ([random_int(rng) if part == "I" else random_word(rng) for _ in range(min(size, 4))] for part in (kind[2 if kind[1] == "I" else 1], kind[2]))
+    if kind[1] == "I":
+        key = [random_int(rng) for _ in key]
+    return dict(zip(key, value))
+
+
+def written(value, rng) -> str:
+    """The argument's text; some people write double quotes."""
+    text = repr(value)
+    return text.replace("'", '"') if rng.random() < 0.2 and '"' not in text and "\\" not in text else text
+
+
+# ---- templates -----------------------------------------------------------------------------------------------------------
+
+HOLE = re.compile(r"<([a-z_0-9]*)(:=|[=:~]?)([A-Z]*)([!:]?)>")
+ACCEPT = {"S": ("S",), "W": ("W", "C"), "C": ("C",), "I": ("I",), "J": ("I",), "G": ("I",), "N": ("I",)}  # hole -> types of variables it takes
+FORCED = ACCEPT | {"S": ("S", "C", "W")}  # the same, where a certain variable has to be read
+HELD = {"S", "LI", "LS", "LL", "DSI", "DII", "DSS", "DIS"}  # types whose literals say little: a variable is wanted
+KINDS = [*HELD, "I", "B", "C", "W", "O"]
+KINDS.sort()
+TAKES = {kind: FORCED.get(kind, (kind,)) for kind in [*KINDS, "J", "G", "N"]} | {"B": ("B", "I", "S", "C", "W", "LI", "LS", "DSI", "DII")}
+LITERAL = {"W": 0.55, "C": 0.5, "X": 1, "J": 0.7, "G": 0.7, "N": 0.85, "I": 0.12, "K": 1, "H": 1, "P": 1, "M": 1, "Q": 1}  # how often a literal
+TARGETS = "S S S S S S S S I I I I LS LS LS LS LI LI LI LI DSI DII DSS DIS B W LL".split()  # types of assigned expressions
+RESULTS = "S S S S S S S I I I I LS LS LI LI B O O O".split()  # and of returned ones
+PARTS = {"LI": "I", "LS": "S", "LL": "LI"}  # <E>, the items of a list
+
+
+class Template:
+    """Its pieces: text, or (key, mark, type, flag, indent, level): how loose an expression may be that stands there."""
+
+    def __init__(self, text: str, statement: bool = False, changes: bool = False):
+        self.statement, self.grows, self.deep = statement, "while" in text or "<o:" in text, "<B" in text or " for " in text
+        self.pieces, position = [], 0
+        for hole in HOLE.finditer(text):
+            self.pieces.append(text[position:hole.start()])
+            line = text[text.rfind("\n", 0, hole.start()) + 1:hole.start()]
+            before, after = text[:hole.start()].rstrip(" "), text[hole.end():].lstrip(" ")
+            ends = statement or after  # what follows an expression's template is not known
+            opened = before == "" or before[-1] in "([{,:" or re.search(r"(^|[^=<>!+*/%-])[-+*/]?=$|\b(if|while|return|elif|else)$", before) or ends and before.endswith(" in")
+            closed = after == "" or after[0] in ")]},:\n" or after.startswith("for ")
+            boolean = (opened or re.search(r"\b(and|or|not)$", before)) and (closed or re.match(r"(and|or|if)\b", after))
+            level = 3 if opened and closed else 1 if boolean else 0
+            key, mark, kind, flag = hole.groups()
+            self.pieces.append((key, mark, kind, flag or changes and mark == "=", line if not line.strip() else "", level))
+            position = hole.end()
+        self.pieces.append(text[position:])
+        holes = range(1, len(self.pieces), 2)  # in an expression what a loop runs over comes first, then its variables, then what reads them
+        self.order = holes if statement else sorted(holes, key=lambda place: (not self.pieces[place][2] or self.pieces[place][3] == "!", self.pieces[place][1] == "~"))
+        flat = re.sub(r"'[^']*'", "''", HOLE.sub("x", text))
+        while flat != (flat := re.sub(r"[(\[{][^()\[\]{}]*[)\]}]", "", flat)):
+            pass
+        self.level = 3 if re.search(r" (if|for) |lambda", flat) else 2 if re.search(r"\b(and|or)\b", flat) else 1 if " " in flat else 0
+        self.holes = {piece[2] for piece in self.pieces[1::2] if piece[2] and piece[1] in ("", "=") and piece[3] != "!"}
+        self.needs = Counter(piece[2] for piece in self.pieces[1::2] if piece[1] == "=")
+
+
+def grammar(text: str, **options) -> list[tuple[int, Template]]:
+    parts = re.split(r"(?:^| \| )(\d+) ", text, flags=re.MULTILINE)
+    return [(int(weight), Template(body.rstrip("\n"), **options)) for weight, body in zip(parts[1::2], parts[2::2])]
+
+
+class Choice:
+    """Templates by weight: all of them, and those that can read a variable of a given type."""
+
+    def __init__(self, found):
+        self.all = self.cumulated(found)
+        self.reading = {kind: self.cumulated([(weight, template) for weight, template in found
+                                              if any(kind in TAKES.get(hole, ()) for hole in template.holes)])
+                        for kind in KINDS}
+
+    @staticmethod
+    def cumulated(found):
+        return list(itertools.accumulate(weight for weight, _ in found)), [template for _, template in found]
+
+    def draw(self, rng, kind: str | None = None):
+        weights, templates = self.reading[kind] if kind else self.all
+        return templates[bisect.bisect(weights, rng.random() * weights[-1])] if templates else None
+
+
+def expanded(tables: dict[str, str], **options) -> dict[str, Choice]:
+    """A table for each type; a table of several types is copied with <T>, <E> and <F> (a key) replaced, <LE> being the list of E."""
+    texts = defaultdict(str)
+    for kinds, text in tables.items():
+        for kind in kinds.split():
+            part, key, copy = PARTS.get(kind, kind[2:] or "O"), kind[1:2], text
+            for hole, name in (("T", kind), ("LE", "L" + part), ("LF", "L" + key), ("E", part), ("F", key)):
+                copy = re.sub(rf"<([a-z]*[~:=]*){hole}(!?)>", rf"<\1{name}\2>", copy)
+            texts[kind] += copy.strip("\n") + "\n"
+    return {kind: Choice(grammar(text, **options)) for kind, text in texts.items()}
+
+
+EXPRESSIONS, UPDATES = expanded(EXPRESSIONS), expanded(UPDATES, statement=True)
+SIMPLE, COMPOUND, ENDS = (Choice(grammar(text, statement=True, changes=text is STATEMENTS)) for text in (STATEMENTS, COMPOUND, ENDS))
+SIGNATURE_WEIGHTS = list(itertools.accumulate(weight for weight, _ in SIGNATURES))
+
+
+# ---- writing a program ---------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Writes one program. scope: variable -> type; read: the variables that something reads; fixed: those that must not change now."""
+
+    def __init__(self, rng: random.Random):
+        self.rng, self.scope, self.read, self.fixed, self.hidden, self.avoid, self.focus = rng, {}, set(), set(), set(), set(), None
+        self.yes, self.no = rng.choice(ANSWERS)
+        self.arguments, self.pieces, self.numbers = [], [], []
+        kinds = SIGNATURES[bisect.bisect(SIGNATURE_WEIGHTS, rng.random() * SIGNATURE_WEIGHTS[-1])][1]
+        for kind in kinds:
+            self.parameter(kind)
+
+    def parameter(self, kind: str) -> None:
+        """Draw an argument; later ones are often a piece of earlier ones, and an index fits."""
+        rng, value = self.rng, random_value(kind, self.rng)
+        if kind in ("C", "W", "S") and self.pieces and rng.random() < (0.65 if kind != "S" else 0.2):
+            value = self.piece(1)[:1] if kind == "C" else self.piece(3)
+        if kind == "I" and self.arguments:
+            value = rng.choice(self.numbers) if self.numbers and rng.random() < 0.55 else rng.randint(0, 6) if rng.random() < 0.7 else value
+        if kind[0] in "SL" and value:
+            self.pieces += [part for part in value if isinstance(part, str) and part] if kind != "S" else [value]
+        if kind in ("LI", "DII", "DSI"):
+            self.numbers += value.values() if isinstance(value, dict) else value
+        if kind in ("DSI", "DSS", "DII", "DIS"):
+            self.pieces += [key for key in value if isinstance(key, str) and key]
+            self.numbers += [key for key in value if isinstance(key, int)]
+        self.arguments.append(value)
+        self.scope[self.new_name(kind, "parameter")] = kind
+
+    def piece(self, longest: int) -> str:
+        """A piece of some argument's text."""
+        if not self.pieces:
+            return self.rng.choice(LOWER)
+        text = self.rng.choice(self.pieces)
+        start = self.rng.randrange(len(text)) if self.rng.random() < 0.7 else 0
+        return text[start:start + self.rng.choice([1, 1, 1, 2, longest])]
+
+    def new_name(self, kind: str, table: str = "local", key: str = "") -> str:
+        names = NAMES[table]
+        names = names.get(key if table == "local" and key in "i x w c k v y a b _".split() else kind) or names["D"]
+        for _ in range(6):
+            name = self.rng.choice(names)
+            if name not in self.scope and name not in self.hidden:
+                return name
+        return next(name for name in (self.rng.choice(names) + str(number) for number in itertools.count(1)) if name not in self.scope and name not in self.hidden)
+
+    # -- expressions
+
+    def pick(self, kinds, free: bool = False) -> str | None:
+        """A variable of one of these types: one that nothing has read yet, or one of the newest. free: none that a loop runs over."""
+        names = [name for name, kind in self.scope.items() if kind in kinds and name not in self.avoid and not (free and name in self.fixed)]
+        if not names:
+            return None
+        fresh = [name for name in names if name not in self.read]
+        if fresh and self.rng.random() < 0.7:
+            return fresh[-1]
+        return names[-1] if self.rng.random() < 0.5 else self.rng.choice(names)
+
+    def possible(self, template: Template) -> bool:
+        """Are there variables for its <=T>, and for each of its other holes a variable or a fair literal?"""
+        scope = [kind for name, kind in self.scope.items() if not (template.statement and name in self.fixed)]
+        if any(scope.count(need) < count for need, count in template.needs.items()):
+            return False
+        return all(need in scope for need in template.holes if need in HELD)
+
+    def expression(self, kind: str, depth: int, must: str | None = None) -> tuple[str, int]:
+        """(text, how loose it is) of an expression; `must` names a variable that it reads if any of its templates can."""
+        rng, accepted = self.rng, ACCEPT.get(kind, (kind,))
+        if must:
+            name, grow = must if self.scope[must] in FORCED.get(kind, accepted) else None, 0.5
+        else:
+            literal = LITERAL.get(kind, 0)
+            name, grow = self.pick(accepted) if literal < 1 else None, 0.7 if kind == "B" else 0.28
+            if rng.random() < literal and (name is None or name in self.read or rng.random() < 0.2):
+                return self.literal(kind), 0
+        if kind in EXPRESSIONS and (depth > 0 and (name is None or rng.random() < grow) or kind == "B" and name is None):
+            for _ in range(10):
+                about = must or self.pick(KINDS)
+                template = EXPRESSIONS[kind].draw(rng, self.scope[about]) if about else None
+                if template and self.possible(template) and not (depth < 1 and template.deep):
+                    return self.fill(template, depth - 1, about), template.level
+        name = name or self.pick(accepted) or next((found for found, has in reversed(self.scope.items()) if has == kind and kind in HELD), None)
+        if name:
+            self.read.add(name)
+            return name, 0
+        return self.literal(kind), 0
+
+    def literal(self, kind: str) -> str:
+        rng = self.rng
+        if kind == "X":
+            return repr(self.piece(2))
+        if kind == "W":
+            text = self.piece(3) if rng.random() < 0.7 else rng.choice([rng.choice(MARKS), rng.choice(LOWER), rng.choice(LOWER + UPPER), random_word(rng)[:3]])
+            return repr(text)
+        if kind == "C":
+            return repr(self.piece(1)[:1] if rng.random() < 0.65 else rng.choice(LOWER + LOWER + MARKS))
+        if kind in FIXED:
+            return str(rng.choice(FIXED[kind]))
+        if kind in ("I", "N"):
+            return str(rng.choice(self.numbers) if self.numbers and rng.random() < 0.5 else rng.randint(0, 5) if rng.random() < 0.6 else random_int(rng))
+        if kind == "B":
+            return "True"
+        return repr(random_value(kind, rng) if kind in ("LI", "LS") else "" if kind == "S" else [] if kind[0] == "L" else {})
+
+    # -- templates
+
+    def fill(self, template: Template, depth: int, must: str | None = None, keys=None) -> str:
+        """The template's text. `must` goes into its first hole that takes it; new variables enter the scope at its end, temporary ones leave it."""
+        keys, temporary, new, changed, fixed = dict(keys or {}), [], {}, [], set()
+        texts, focus, avoid = list(template.pieces), self.focus, self.avoid
+        self.avoid = set()
+        for place in template.order:
+            key, mark, kind, flag, indent, level = template.pieces[place]
+            takes = must is not None and flag != "!" and self.scope.get(must) in TAKES.get(kind, ())
+            if not kind:
+                text = keys[key] if key in keys else self.special(key, keys, new)
+            elif mark in (":", "~"):
+                keys[key] = text = self.new_name(kind, key=key)
+                if mark == ":":
+                    new[text] = kind
+                    self.hidden.add(text)
+                else:
+                    self.scope[text] = kind
+                    temporary.append(text)
+                    self.focus = text
+            elif mark == "=":
+                takes = must is not None and self.scope[must] == kind and not (template.statement and must in self.fixed)
+                text = must if takes else self.pick((kind,), free=template.statement) or next(name for name, has in self.scope.items() if has == kind)
+                must = None if takes else must
+                if flag:
+                    changed.append(text)
+                else:
+                    self.read.add(text)
+                if template.statement and text not in self.fixed:
+                    fixed.add(text)
+                    self.fixed.add(text)
+                keys[key] = text
+            else:
+                base = max(depth, 1) if template.statement else depth
+                if takes:
+                    direct = self.scope[must] in FORCED.get(kind, (kind,)) and self.rng.random() < 0.75
+                    text, loose = (must, 0) if direct else self.expression(kind, base, must)
+                    self.read.add(must)
+                    must = None
+                else:
+                    text, loose = self.expression(kind, base, self.focus if flag and self.focus in self.scope else None)
+                if text in texts and text[0] in "'0123456789":  # x.replace('a', 'a') does nothing
+                    text = self.literal(kind) if kind in LITERAL else text
+                text = f"({text})" if loose > level else text
+                if mark == ":=":
+                    keys[key] = text
+            if not template.statement and text in self.scope and mark != "~" and kind:
+                self.avoid = self.avoid | {text}  # x == x says nothing
+            texts[place] = text.replace("\n", "\n" + indent) if indent else text
+        for name in temporary:
+            self.scope.pop(name, None)
+        self.fixed -= fixed
+        self.focus, self.avoid = focus, avoid
+        for name in changed:  # the newest, and its new value is not read yet
+            if name in self.scope:
+                self.scope[name] = self.scope.pop(name)
+                self.read.discard(name)
+        self.scope.update(new)
+        return "".join(texts)
+
+    def special(self, key: str, keys: dict, new: dict) -> str:
+        """What <upd>, <block>, <ret>, <yes>, <no> and the names of SPECIAL stand for."""
+        if key == "upd":
+            return self.fill(UPDATES[new[keys["o"]]].draw(self.rng), 1, keys={"o": keys["o"], "v": self.focus})
+        if key == "block":
+            scope = dict(self.scope)
+            text = "\n".join(self.statement(inside=True) for _ in range(self.rng.choice([1, 1, 1, 2])))
+            self.scope = {name: kind for name, kind in self.scope.items() if name in scope}  # new names may be unbound after it
+            return text
+        if key == "ret":
+            return self.returned()
+        return {"yes": self.yes, "no": self.no}.get(key) or self.rng.choice(SPECIAL[key])
+
+    # -- statements
+
+    def statement(self, inside: bool = False) -> str:
+        """One statement that reads or changes a variable nothing has read yet, or a new one. inside: within a loop or a branch."""
+        draw, choice = self.rng.random(), None
+        if draw > (0.45 if inside else 0.28):
+            choice = SIMPLE if inside and draw < 0.95 or draw < 0.45 else COMPOUND
+        for _ in range(6):
+            must = self.focus if inside and self.focus in self.scope and self.rng.random() < 0.6 else self.pick(KINDS)
+            if choice is None or must is None:
+                break
+            template = choice.draw(self.rng, self.scope[must])
+            if template and self.possible(template) and not (inside and template.grows):
+                return self.fill(template, 2, must)
+        return self.assign(must, inside)
+
+    def assign(self, must: str | None, inside: bool) -> str:
+        """NAME = expression that reads `must`; inside a loop or a branch NAME exists already."""
+        rng = self.rng
+        for _ in range(8):
+            kind = rng.choice(TARGETS)
+            if must and EXPRESSIONS[kind].reading[self.scope[must]][1]:
+                names = [name for name, found in self.scope.items() if found == kind and name not in self.fixed and name != self.focus]
+                if inside and not names:
+                    continue
+                again = must if must in names and rng.random() < 0.5 else rng.choice(names) if names and (inside or rng.random() < 0.1) else None
+                template = EXPRESSIONS[kind].draw(rng, self.scope[must])
+                if self.possible(template):
+                    text = self.fill(template, 1, must)
+                    name = again or self.new_name(kind)
+                    self.scope.pop(name, None)
+                    self.scope[name] = kind
+                    self.read.discard(name)
+                    return f"{name} = {text}"
+        return f"return {self.returned()}" if inside else f"{self.define('I')} = {self.literal('I')}"
+
+    def define(self, kind: str) -> str:
+        name = self.new_name(kind)
+        self.scope[name] = kind
+        return name
+
+    def returned(self, trivial: bool = False) -> str:
+        """What a return gives back: a variable, an expression that reads one, or an answer."""
+        rng, must, best = self.rng, self.pick(KINDS), None
+        if must is None or rng.random() < 0.02:
+            return self.literal("I")
+        plain = self.scope[must] not in ("W", "C", "I", "B") and not trivial and rng.random() < 0.5
+        for _ in range(0 if plain else 6):
+            template, read = EXPRESSIONS[rng.choice(RESULTS)].draw(rng, self.scope[must]), set(self.read)
+            if template and self.possible(template):
+                text = self.fill(template, 2, must)
+                left = len(self.scope.keys() - self.read)
+                if best is None or left < best[0]:  # the one that leaves the fewest variables unread
+                    best = left, text, self.read
+                self.read = read
+        _, text, self.read = best or (0, must, self.read | {must})
+        return text
+
+    def program(self) -> dict:
+        """One program and a call of it: {"code", "call"}."""
+        rng, lines = self.rng, []
+        head = f"def f({', '.join(self.scope)}):"
+        call = f"f({', '.join(written(value, rng) for value in self.arguments)})"
+        wanted, count = rng.choices([0, 1, 2, 3, 4, 5], [17, 28, 33, 15, 5, 2])[0], 0
+        while count < wanted:
+            lines += self.statement().split("\n")
+            count = sum(not line.startswith((" ", "el", "except")) for line in lines)
+        must = self.pick(KINDS)
+        end = ENDS.draw(rng, self.scope[must]) if must and rng.random() < 0.22 else None
+        lines += (self.fill(end, 2, must) if end and self.possible(end) else f"return {self.returned(trivial=not lines)}").split("\n")
+        return {"code": head + "".join("\n    " + line for line in lines), "call": call}
+
+
+# ---- distinct programs, files, the comparison ----------------------------------------------------------------------------
+
+TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\.?[A-Za-z_]\w*|\n[ ]*|\S""")
+KEPT = {*dir(builtins), *keyword.kwlist}
+
+
+def shape(code: str) -> str:
+    """The program up to names, spaces and quotes: equal shapes are one program."""
+    names = {}
+
+    def plain(token):
+        if token[0] in "'\"":
+            return "'" + token[1:-1] + "'"
+        if (token[0].isalpha() or token[0] == "_") and token not in KEPT:
+            return names.setdefault(token, f"v{len(names)}")
+        return token
+    return " ".join(plain(token) for token in TOKEN.findall(code.strip()))
+
+
+def programs(count: int, seed: int, leave_out=frozenset()):
+    """Yield `count` programs {"id", "code", "call"}, no two of one text, none whose shape is in `leave_out`."""
+    rng, seen = random.Random(seed), set()
+    while len(seen) < count:
+        program = Writer(rng).program()
+        if program["code"] not in seen and not (leave_out and shape(program["code"]) in leave_out):
+            seen.add(program["code"])
+            yield {"id": f"rich_{len(seen) - 1}", **program}
+
+
+def read(path: Path) -> list[dict]:
+    """The rows of a benchmark's JSONL file, each with a call."""
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    return [row | {"call": row.get("call") or f"f({row['input']})"} for row in rows]
+
+
+def measures(rows: list[dict]) -> dict[str, dict]:
+    """What --compare prints. "size": name -> a number for each program; "share": name -> how many programs of 100 have it."""
+    import augment
+    import sandbox
+
+    size, has = defaultdict(list), Counter()
+    traces = list(sandbox.trace_many((augment.instrument(row["code"]), row["call"]) for row in rows))
+    for row, trace in zip(rows, traces):
+        nodes = list(ast.walk(ast.parse(row["code"])))
+        names = {type(node).__name__ for node in nodes}
+        names |= {"." + node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        names |= {node.func.id + "()" for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+        size["lines"].append(row["code"].strip().count("\n") + 1)
+        size["characters of the code"].append(len(row["code"]))
+        size["characters of the arguments"].append(len(row["call"]) - 3)
+        if trace.status == "ok":
+            size["characters of the result"].append(len(trace.value))
+            size["anchors printed"].append(len(trace.anchors))
+            names.add("-> " + type(ast.literal_eval(trace.value)).__name__ if is_literal(trace.value) else "-> other")
+        has.update({"runs": trace.status == "ok"} | dict.fromkeys(names, 1))
+    for row, trace in list(zip(rows, traces))[:400]:
+        if trace.status == "ok":
+            size["lines executed"].append(len(sandbox.trace_lines(row["code"], row["call"]).events))
+    return {"size": size, "share": {name: 100 * count / len(rows) for name, count in has.items()}}
+
+
+def is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return False
+    return True
+
+
+def compare(path: Path, count: int, seed: int) -> None:
+    """Print how near the generated programs are to a file's: quantiles of sizes, shares of constructs, methods and result types."""
+    theirs, ours = measures(read(path)), measures(list(programs(count, seed)))
+    print(f"{'10%, 50%, 90%, mean':34} {path.name:>22} {'generated':>22}")
+    for name in theirs["size"]:
+        cells = []
+        for values in (theirs["size"][name], ours["size"][name]):
+            tenths = statistics.quantiles(values, n=10)
+            cells.append(f"{tenths[0]:.0f} {tenths[4]:.0f} {tenths[8]:.0f} {statistics.mean(values):.1f}")
+        print(f"{name:34} {cells[0]:>22} {cells[1]:>22}")
+    print(f"{'% of the programs':34} {'':>22} {'':>22}   ratio")
+    wanted = [name for name, _ in Counter(theirs["share"]).most_common() if name not in COMMON]
+    groups = [[name for name in wanted if name[0] not in ".-" and name[-1] != ")"][:45], [name for name in wanted if name.startswith("->")],
+              [name for name in wanted if name[0] == "." or name[-1] == ")"][:70]]
+    for name in itertools.chain(*groups):
+        first, second = theirs["share"][name], ours["share"].get(name, 0)
+        print(f"{name:34} {first:22.1f} {second:22.1f} {second / first:7.2f}")
+
+
+COMMON = set("Module FunctionDef arguments arg Load Return Name".split())  # in all programs
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Generate programs as rich as CRUXEval's.")
+    parser.add_argument("--out", type=Path, default=Path("runs/rich"), help="folder; programs.jsonl goes there")
+    parser.add_argument("--count", type=int, default=200_000, help="number of programs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--leave-out", nargs="+", type=Path, default=[], metavar="FILE",
+                        help="JSONL files of programs: those equal to one of them up to names, spaces and quotes are not written")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="print how near the programs are to those of a JSONL file, and write nothing")
+    return parser
+
+
+def main() -> None:
+    parser = build_parser()
+    args = parser.parse_args()
+    try:
+        if args.compare:
+            return compare(args.compare, args.count, args.seed)
+        leave_out = {shape(code) for path in args.leave_out for row in read(path) for code in (row["code"], ast.unparse(ast.parse(row["code"])))}
+        args.out.mkdir(parents=True, exist_ok=True)
+        with (args.out / "programs.jsonl").open("w") as file:
+            for program in programs(args.count, args.seed, leave_out):
+                file.write(json.dumps(program) + "\n")
+    except OSError as problem:
+        parser.error(str(problem))
+    print(f"{args.out / 'programs.jsonl'}: {args.count} programs", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
