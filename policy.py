@@ -559,6 +559,12 @@ def fits(model, prompt: list[int], max_tokens: int) -> bool:
     return len(prompt) + max_tokens <= model.config.max_position_embeddings
 
 
+@functools.lru_cache(2**16)
+def _text(tokenizer, ids: tuple[int, ...]) -> str:
+    """The text of a few tokens; nearly all calls are for one token that came before, which must not cost a tokenizer's call again."""
+    return tokenizer.decode(ids)
+
+
 def decode(tokenizer, ids: list[int], ended: bool) -> tuple[str, list[int]]:
     """(text, starts) of a response's tokens: starts[t] is the index in text of the first character that token t has a part in.
 
@@ -569,8 +575,8 @@ def decode(tokenizer, ids: list[int], ended: bool) -> tuple[str, list[int]]:
     text, starts, pending, before = "", [], [], ""
     for token in ids[:-1] if ended else ids:
         pending.append(token)
-        after = tokenizer.decode(pending)
-        same = len(os.path.commonprefix([before, after]))
+        after = _text(tokenizer, tuple(pending))
+        same = len(os.path.commonprefix([before, after])) if before else 0
         starts.append(len(text) + max(same - (same == len(after)), 0))  # nothing new: it has a part in the last character
         if after.endswith(INCOMPLETE):
             before = after
