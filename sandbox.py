@@ -291,9 +291,11 @@ class _Server:
         return starved, retire, [_trace(r, self.missing) for r in (reports if isinstance(reports, list) and reports else [None])]
 
     def _read(self, size):
-        data = self.process.stdout.read(size)
-        if len(data) < size:
-            raise EOFError("the worker died")
+        data = b""      # no byte more than asked for: what a buffer kept, poll would not see
+        while len(data) < size:
+            if not (piece := os.read(self.process.stdout.fileno(), size - len(data))):
+                raise EOFError("the worker died")
+            data += piece
         return data
 
     def close(self):

@@ -619,6 +619,18 @@ def test_an_error_of_the_jobs_is_the_callers():
     assert_nothing_left()
 
 
+def test_a_reply_that_comes_with_the_greeting_is_seen():
+    server = sandbox._Server((0, False, ()))
+    try:
+        server.send((0, {"program": "def f(): return 1", "call": "f()", "timeout": 3.0}, 0))
+        time.sleep(1)  # by now the greeting and the reply are in the pipe
+        assert server.receive() is None
+        server.deadline = time.monotonic() + 0.5
+        assert sandbox._ready({server.process.stdout.fileno(): server}) and server.receive()[2][0].value == "1"
+    finally:
+        server.close()
+
+
 def test_a_worker_that_dies_is_replaced(monkeypatch):
     trace("", "")
     victim, = [s for s in sandbox._idle[0, False, sandbox.LAYERS]][-1:]
