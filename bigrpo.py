@@ -416,6 +416,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@policy.memory_errors()
 def main() -> None:
     args = build_parser().parse_args()
     if args.explain:

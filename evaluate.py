@@ -464,6 +464,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@policy.memory_errors()
 def main() -> None:
     words = sys.argv[1:]
     if not words or words[0].startswith("--") and words[0] != "--help":

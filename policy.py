@@ -248,6 +248,7 @@ class Run:
         self.recent = deque(maxlen=40)  # the last steps' metrics
         if self.rank == 0:
             with writing(args.out):
+                str(args.out).encode()  # tokenizers take no path that is not UTF-8
                 args.out.mkdir(parents=True, exist_ok=True)
                 if args.fresh and self.folder.exists():
                     shutil.rmtree(self.folder)
@@ -318,7 +319,6 @@ class Run:
         if stop:
             say(f"stopped after {done} of {self.total} steps; the same command goes on from there")
             leave(128 + stop.item())
-            sys.exit(128 + stop.item())
 
     def _write(self, temporary: Path, folder: Path, position: dict, model, tokenizer, optimizers: list) -> None:
         from torch.distributed.checkpoint import save as save_state
@@ -346,12 +346,13 @@ class Run:
                 shutil.rmtree(old)
 
     def finish(self, model, tokenizer) -> None:
-        """Write the final weights and give the signals back; the end of a rank of several."""
+        """Write the final weights and give the signals back; a rank of several ends here."""
         with writing(self.args.out / "model"):
             save(model, tokenizer, self.args.out / "model")
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
-        leave(0)
+        if ranks() > 1:
+            leave(0)
 
 
 def describe(args) -> dict:
@@ -457,18 +458,30 @@ def set_random_states(states: dict | None) -> None:
 
 @contextmanager
 def writing(path: Path):
-    """Ends the program with one line where a file cannot be written: disk full, folder read-only."""
+    """Ends the program with one line where a file cannot be written: disk full, folder read-only, a path that is not UTF-8."""
     from safetensors import SafetensorError
     from torch.distributed.checkpoint import CheckpointException
 
     try:
         yield
-    except (OSError, SafetensorError, CheckpointException) as error:
+    except (OSError, UnicodeEncodeError, SafetensorError, CheckpointException) as error:
         for failed, _ in getattr(error, "failures", {}).values():  # of a rank
             error = failed
         while not isinstance(error, OSError) and error.__context__:
             error = error.__context__
         fail(f"{path} could not be written: {error}")
+
+
+@contextmanager
+def memory_errors():
+    """Around a script's main: ends it with one line where memory does not suffice and there is no doing with less, on GPU or CPU."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        reason = str(error).strip().partition("\n")[0] or "out of memory"
+        fail(f"{reason}. Take a smaller model or less at a time (see --help), and give the command again to go on from what was saved")
 
 
 def start_ranks() -> tuple[int, int]:
@@ -483,17 +496,24 @@ def start_ranks() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), world
 
 
-def leave(code: int) -> None:
-    """End this rank, where there are several, together with the others: not before rank 0 has written its files.
-
-    Without the interpreter's own end: a thread of gloo may still hold tensors of the last gather, and aborts the process when it
-    drops them while the interpreter goes."""
+def leave(code: int):
+    """End the program with this exit code; one rank of several not before rank 0 has written its files."""
     if ranks() > 1:
         torch.distributed.barrier()
-        atexit._run_exitfuncs()
+        LEFT.append(code)
+    sys.exit(code)
+
+
+LEFT = []  # the exit code of a rank of several that has left
+
+
+@atexit.register  # the first that is registered is the last to run: after those of the sandbox, the process group and vLLM
+def _end_at_once() -> None:
+    """Spares such a rank the interpreter's own end, where a thread of gloo that drops the last gather's tensors aborts the process."""
+    if LEFT:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(LEFT[0])
 
 
 def ranks() -> int:

@@ -70,6 +70,7 @@ def train_step(model, optimizers, prompts, responses, token_budget: int, lr: flo
     return {"loss": policy.all_sum(loss).item(), "grad_norm": policy.optimizer_step(model, optimizers, lr, max_grad_norm=1.0), "retries": retries}
 
 
+@policy.memory_errors()
 def main() -> None:
     args = build_parser().parse_args()
     rank, world = policy.start_ranks()

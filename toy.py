@@ -341,7 +341,10 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     try:
+        str(args.out).encode()  # safetensors and tokenizers take no other path
         args.out.mkdir(parents=True, exist_ok=True)
+    except UnicodeEncodeError:
+        parser.error(f"--out {args.out}: the path is not UTF-8")
     except OSError as error:
         parser.error(f"--out {args.out}: {error.strerror}")
     sft = make("sft", args.sft, False, args.sft_difficulty, args.seed)

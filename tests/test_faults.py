@@ -172,6 +172,11 @@ def test_an_out_that_is_a_file_ends_with_a_line(folder):
     assert "could not be written: " in said(folder / "below")
 
 
+def test_an_out_that_is_not_utf8_ends_with_a_line(folder):
+    assert run(folder, "sft", folder / "bytes", "--out", folder / "\udcff") == 2
+    assert "could not be written: 'utf-8' codec" in said(folder / "bytes")
+
+
 def test_a_corrupted_line_in_the_middle_is_named(folder, tmp_path):
     lines = (folder / "examples.jsonl").read_text().splitlines()
     lines[4] = lines[4][:50]
@@ -375,6 +380,26 @@ def test_memory_that_does_not_suffice_for_halves_or_for_several_ranks_ends_with_
     with pytest.raises(SystemExit):
         policy.accumulate(gradient, torch.nn.Linear(1, 1))
     assert calls == [1, 2, 1] and "lower --token-budget" in capsys.readouterr().err
+
+
+def no_main_memory() -> None:
+    torch.empty(1 << 60)
+
+
+@pytest.mark.parametrize("script, target, call, action, line", [
+    ("sft", "policy.optimizer_step", 4, no_memory, "the test says so. Take a smaller model"),
+    ("bigrpo", "policy.make_optimizers", 1, no_main_memory, "DefaultCPUAllocator: can't allocate memory"),
+    ("bigrpo", "policy.load", 1, no_memory, "the test says so. Take a smaller model")])
+def test_memory_that_does_not_suffice_elsewhere_ends_with_a_line(folder, script, target, call, action, line):
+    out = folder / f"{script}-{target}-{action.__name__}"
+    assert run(folder, script, out, prepare=replace, arguments=(target, call, action)) == 2 and line in said(out)
+    assert run(folder, script, out) == 0
+    same(folder, script, out)
+
+
+def test_another_runtime_error_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="shapes"), policy.memory_errors():
+        raise RuntimeError("shapes")
 
 
 def test_a_sampler_halves_its_rows_down_to_one_prompt_and_then_ends_with_a_line(monkeypatch, capsys):

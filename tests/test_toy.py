@@ -1,5 +1,8 @@
 """toy.py: every program runs and gives what the generator thinks, the split holds, the tokenizer loses nothing, the folder opens."""
 
+import subprocess
+import sys
+
 import sandbox
 import toy
 
@@ -53,3 +56,8 @@ def test_the_tokenizer_is_byte_complete_and_keeps_digits_and_tags_apart(tmp_path
     assert [tokenizer.decode([token]) for token in tokenizer.encode("<print>12</print>")] == ["<print>", "1", "2", "</print>"]
     assert [tokenizer.decode([token]) for token in tokenizer.encode("'bdg'")] == ["'", "b", "d", "g", "'"]
     assert tokenizer.eos_token_id != tokenizer.pad_token_id
+
+
+def test_an_out_that_is_not_utf8_ends_with_a_line():
+    done = subprocess.run([sys.executable, toy.__file__, "--out", b"runs/\xff"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.endswith("the path is not UTF-8\n")
