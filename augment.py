@@ -17,9 +17,8 @@ Output: a line of JSON per example (id, code, instrumented, call, anchors, outpu
 card, data.card.json, with the settings, the counts and what was dropped, by reason. An interrupted run goes on where it was.
 
 Departures from the paper, and decisions where it is silent:
-1. The teacher is an AST pass, unless a language model is asked for (tools/teacher.py). It inserts lines into the source and
-   leaves every other byte as it is; only statements that share a line (`a = 1; b = 2`, `if a: return b`) are laid out anew
-   where an anchor needs it.
+1. The teacher is an AST pass, unless a language model is asked for (tools/teacher.py). It inserts lines into the source and changes
+   no other; but a program in which statements share a line (`a = 1; b = 2`, `if a: return b`) is laid out anew first.
 2. A return inside a loop has its `return_val` anchor, since it runs at most once a call; nothing else in a loop has one, an
    `else` of a loop included. The limits on anchors count those printed in the run. --loop-anchors K (departure; the paper names it
    as open): assignments in a loop are anchored in its first K iterations. A counter in the program itself says so, so that whoever
@@ -78,6 +77,7 @@ MUTATORS = set("""append extend insert remove pop clear sort reverse update setd
 COUNTER = "step"  # of a loop's iterations; with underscores where the program has such a name
 OVERLAP = "shares 10 tokens with a benchmark"
 PIECE_LIMIT = 200  # characters of one piece of reasoning with its values filled in
+LEVELS = 100  # of a program's syntax tree; what copies and writes trees needs several calls for each
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,6 +174,14 @@ def statements(body: list[ast.stmt]):
             yield from statements(part)
 
 
+def levels(tree: ast.AST) -> int:
+    """How deeply a tree is nested."""
+    count, nodes = 0, [tree]
+    while nodes:
+        count, nodes = count + 1, [child for node in nodes for child in ast.iter_child_nodes(node)]
+    return count
+
+
 def batched(items, size: int):
     """Yield the items in lists of `size`, the last one shorter."""
     items = iter(items)
@@ -182,101 +190,43 @@ def batched(items, size: int):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Editing source text
-
-
-def apply_edits(program: str, edits: list[tuple[int, int, str]]) -> str:
-    """Replace program[start:end] by text for each (start, end, text); edits at one place keep their order."""
-    parts, position = [], 0
-    for start, end, text in sorted(edits, key=lambda edit: edit[0]):
-        parts += [program[position:start], text]
-        position = end
-    return "".join(parts) + program[position:]
-
-
-class Source:
-    """The program's text and where the nodes of its AST stand in it, as offsets."""
-
-    def __init__(self, program: str):
-        self.text = program
-        self.lines = list(io.StringIO(program, newline=""))  # splits where Python does: \n, \r\n and \r
-        self.starts = [0, *itertools.accumulate(map(len, self.lines))]
-
-    def offset(self, line: int, column: int) -> int:
-        """The offset of a line (from 1) and a column in UTF-8 bytes."""
-        text = self.lines[line - 1]
-        return self.starts[line - 1] + (column if text.isascii() else len(text.encode()[:column].decode()))
-
-    def start(self, node) -> int:
-        decorators = getattr(node, "decorator_list", [])
-        if decorators:
-            return self.text.rindex("@", 0, self.start(decorators[0]))
-        return self.offset(node.lineno, node.col_offset)
-
-    def end(self, node) -> int:
-        return self.offset(node.end_lineno, node.end_col_offset)
-
-    def line_end(self, offset: int) -> int:
-        """Where the logical line ends whose last statement ends at `offset`: after a comment, before the newline."""
-        while True:
-            tail = re.compile(r"[^\r\n]*").match(self.text, offset)
-            if tail[0].strip(" \t\f;") != "\\":
-                return tail.end()
-            offset = re.compile(r"\r\n|\r|\n").match(self.text, tail.end()).end()
-
-    def indent(self, node) -> str:
-        return re.match(r"\s*", self.lines[node.lineno - 1])[0]
-
-    def inline(self, statement: ast.stmt) -> bool:
-        """True if the suite that begins with this statement shares a line with its header."""
-        start = self.start(statement)
-        before = self.text[:start].rstrip(" \t\f")
-        if before.endswith(("\\\n", "\\\r\n", "\\\r")) and "#" not in before.splitlines()[-1]:
-            return True
-        return not before.endswith(("\n", "\r")) and before != ""
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # The rules teacher: P -> P'
 
 
 def instrument(program: str, entry: str | None = None, loop_anchors: int = 0) -> str:
-    """The program with anchors in one function (by default its last); unchanged where there is nothing to anchor.
+    """The program with anchors in one function (by default its last), each statement of it on lines of its own.
 
-    loop_anchors: iterations of a loop in which it has anchors. Raises what ast.parse raises (SyntaxError, ValueError) and
+    loop_anchors: iterations of a loop in which it has anchors. Raises what ast.parse and ast.unparse raise (SyntaxError, ValueError) and
     RecursionError for code nested too deeply.
     """
+    program = program.replace("\r\n", "\n").replace("\r", "\n")
     tree = ast.parse(program)
     function = entry_function(tree, entry)
-    if function is None or redefines_print(program, tree):
-        return program
-    nodes = list(own(*function.body))
-    if any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in nodes):
+    if function is None or any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in own(*function.body)):
         return program  # a generator runs in pieces, when its caller asks
-    return Instrumenter(program, tree, function, nodes, loop_anchors).run()
+    if "\\\n" in program or shares_lines(program.split("\n"), function):
+        program = ast.unparse(tree)
+        tree = ast.parse(program)
+        function = entry_function(tree, entry)
+    return Instrumenter(program, tree, function, loop_anchors).run()
 
 
-def redefines_print(program: str, tree: ast.Module) -> bool:
-    """True if the program binds the name print anywhere."""
-    return re.search(r"\bprint\b", program) is not None and any(
-        isinstance(node, ast.Name) and node.id == "print" and not isinstance(node.ctx, ast.Load)
-        or "print" in (getattr(node, "arg", None), getattr(node, "name", None), getattr(node, "asname", None))
-        for node in ast.walk(tree))
+def shares_lines(lines: list[str], function: ast.FunctionDef) -> bool:
+    """True if anything stands before a statement of the function on its line."""
+    return any(lines[node.lineno - 1][:node.col_offset].strip() for node in statements(function.body))
 
 
 class Instrumenter:
-    """Walks one function and collects edits.
+    """Walks one function, whose statements share no line, and collects lines to insert.
 
     bound is always the set of names that are certainly bound at a point, depth the number of loops around it."""
 
-    def __init__(self, program: str, tree: ast.Module, function: ast.FunctionDef, nodes: list[ast.AST], loop_anchors: int):
-        self.source, self.function, self.edits = Source(program), function, []
+    def __init__(self, program: str, tree: ast.Module, function: ast.FunctionDef, loop_anchors: int):
+        self.lines, self.function, self.inserts = program.split("\n"), function, []  # inserts: (how many lines stand before it, line)
         self.counter, self.iterations = COUNTER, loop_anchors
         while self.counter in program:
             self.counter += "_"
-        self.newline = "\r\n" if "\r\n" in program else "\n" if "\n" in program or "\r" not in program else "\r"
-        outer, first = self.source.indent(function), function.body[0]
-        self.unit = "    " if self.source.inline(first) else self.source.indent(first)[len(outer):]
+        nodes = list(own(*function.body))
         names = [node for node in nodes if isinstance(node, ast.Name)]
         local = {node.id for node in names if isinstance(node.ctx, ast.Store)}
         self.deleted = {node.id for node in names if isinstance(node.ctx, ast.Del)}
@@ -284,21 +234,24 @@ class Instrumenter:
         parameters = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
         module_names = stored(*(node for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign))))
         self.bound = parameters | module_names - local
-        self.may_assign = "return_val" not in program or self.return_val_is_local(tree, nodes, parameters | local)
-
-    def return_val_is_local(self, tree, nodes, local) -> bool:
-        """True if the program's own return_val is a local variable that nothing reads after a return."""
-        def count(found):
-            return sum("return_val" in (getattr(node, "id", None), getattr(node, "arg", None)) for node in found)
-
-        late = any(isinstance(node, (ast.Global, ast.Try, ast.TryStar)) for node in nodes)
-        return "return_val" in local and not late and count(ast.walk(tree)) == count([*nodes, *ast.walk(self.function.args)])
+        self.names_returns = "return_val" not in program  # else the name is the program's own
 
     def run(self) -> str:
-        self.suite(self.function.body, self.function, self.bound)
-        return apply_edits(self.source.text, self.edits)
+        self.suite(self.function.body, self.bound)
+        for place, line in reversed(sorted(self.inserts, key=lambda insert: insert[0])):
+            self.lines.insert(place, line)
+        return "\n".join(self.lines)
 
-    # -- the flow of control
+    def before(self, statement, lines) -> list[tuple[int, str]]:
+        """Inserts right before a statement, its decorators included."""
+        first = min(node.lineno for node in [statement, *getattr(statement, "decorator_list", [])])
+        return [(first - 1, self.indent(statement) + line) for line in lines]
+
+    def after(self, statement, lines) -> list[tuple[int, str]]:
+        return [(statement.end_lineno, self.indent(statement) + line) for line in lines]
+
+    def indent(self, statement) -> str:
+        return self.lines[statement.lineno - 1][:statement.col_offset]
 
     def anchors(self, names, depth) -> list[str]:
         """The lines that anchor these names: none in a loop, or only in its first iterations."""
@@ -307,125 +260,87 @@ class Instrumenter:
         guard = f"if {self.counter} <= {self.iterations}: " if depth else ""
         return [guard + anchor(name) for name in names]
 
-    def suite(self, body, parent, bound, depth=0, header=()) -> set | None:
+    def suite(self, body, bound, depth=0, header=()) -> set | None:
         """Edit one suite; the names bound after it, None if it never falls through. header: lines to put first."""
-        inline, falls_through = self.source.inline(body[0]), True
-        indent = self.source.indent(parent) + self.unit if inline else self.source.indent(body[0])
-        for group in self.groups(body):
-            lines = []
-            for statement in group:
-                before, head, after, now = self.visit(statement, bound, depth)
-                if statement is body[0]:
-                    before = [*header, *before]
-                lines.append((before, head, after))
-                falls_through = falls_through and now is not None
-                bound = bound if now is None else now
-            self.edit(group, lines, indent, inline and group[0] is body[0])
+        self.inserts += self.before(body[0], header)
+        falls_through = True
+        for statement in body:
+            now = self.statement(statement, bound, depth)
+            falls_through = falls_through and now is not None
+            bound = bound if now is None else now
         return bound if falls_through else None
 
-    def visit(self, statement, bound, depth):
-        """(lines before, new head, lines after, names bound after or None) of one statement; edits what is inside it."""
-        before = []
+    def statement(self, statement, bound, depth) -> set | None:
+        """Edit one statement and what is inside it; the names bound after it, None if it never falls through."""
         match statement:
             case ast.Return():
-                return *self.returns(statement, bound), None
+                self.returns(statement, bound)
+                return None
             case ast.Raise() | ast.Break() | ast.Continue():
-                return [], "", [], None
+                return None
             case ast.If() | ast.Try() | ast.TryStar() | ast.With() | ast.Match():
-                return [], "", [], self.branches(statement, bound, depth)
+                return self.branches(statement, bound, depth)
             case ast.For() | ast.While():
                 bound = bound | (stored(statement.test) if isinstance(statement, ast.While) else set())
-                before, certain = self.loop(statement, bound, depth), set()
+                self.loop(statement, bound, depth)
+                certain = set()
             case ast.AnnAssign(value=None):
-                return [], "", [], bound
+                return bound
             case _:
                 certain = stored(statement)
                 bound = bound | certain
         names = [name for name in changed(statement) if name in certain or name in bound - self.deleted]
-        return before, "", self.anchors(names, depth), bound
+        self.inserts += self.after(statement, self.anchors(names, depth))
+        return bound
 
-    def loop(self, statement, bound, depth) -> list[str]:
-        """Edit the suites of a loop; the lines before it, which start the counter where an anchor in the loop needs one."""
-        inside, edits = bound | (stored(statement.target) if isinstance(statement, ast.For) else set()), len(self.edits)
-        self.suite(statement.body, statement, inside, depth + 1)
-        counted = any(f"if {self.counter} <=" in text for _, _, text in self.edits[edits:])
-        if counted:
-            del self.edits[edits:]
-            self.suite(statement.body, statement, inside, depth + 1, header=[f"{self.counter} += 1"])
+    def loop(self, statement, bound, depth) -> None:
+        """Edit the suites of a loop; a counter where an anchor in the loop needs one."""
+        inside, first = bound | (stored(statement.target) if isinstance(statement, ast.For) else set()), len(self.inserts)
+        self.suite(statement.body, inside, depth + 1)
+        if any(f"if {self.counter} <=" in line for _, line in self.inserts[first:]):
+            self.inserts[first:first] = [*self.before(statement, [f"{self.counter} = 0"]), *self.before(statement.body[0], [f"{self.counter} += 1"])]
         if statement.orelse:
-            self.suite(statement.orelse, statement, bound, depth=2)  # it runs after the loop, where the counter says nothing
-        return [f"{self.counter} = 0"] * counted
+            self.suite(statement.orelse, bound, depth=2)  # it runs after the loop, where the counter says nothing
 
-    def returns(self, statement: ast.Return, bound):
-        """(lines before, new head, lines after) of a return."""
+    def returns(self, statement: ast.Return, bound) -> None:
         value, line = statement.value, anchor("return_val")
         if isinstance(value, ast.Name) and value.id == "return_val" and "return_val" in bound:
-            return [line], "", []
-        if value is None or not self.may_assign:
-            return [], "", []
-        if isinstance(value, ast.Name):
-            return [f"return_val = {value.id}", line], "", []
-        return [], "return_val = ", [line, "return return_val"]
+            self.inserts += self.before(statement, [line])
+        elif value is None or not self.names_returns:
+            pass
+        elif isinstance(value, ast.Name):
+            self.inserts += self.before(statement, [f"return_val = {value.id}", line])
+        else:
+            self.lines[statement.lineno - 1] = self.lines[statement.lineno - 1].replace("return", "return_val =", 1)
+            self.inserts += self.after(statement, [line, "return return_val"])
 
     def branches(self, statement, bound, depth) -> set | None:
         """Edit the suites of an if, try, with or match; the names bound after it."""
-        suite = functools.partial(self.suite, parent=statement, depth=depth)
+        suite = functools.partial(self.suite, depth=depth)
         match statement:
             case ast.If(test=test, body=body, orelse=orelse):
                 bound = bound | stored(test)
                 header = self.anchors([name for name in changed(test) if name in bound], depth)
-                has_elif = bool(orelse) and self.source.text.startswith("elif", self.source.start(orelse[0]))
-                results = [suite(body, bound=bound, header=header)]
-                results.append(suite(orelse, bound=bound, header=[] if has_elif else header) if orelse else bound)
+                is_elif = any(isinstance(inner, ast.If) and inner.col_offset == statement.col_offset for inner in orelse)
+                results = [suite(body, bound, header=header)]
+                results.append(suite(orelse, bound, header=[] if is_elif else header) if orelse else bound)
                 return meet(results)
             case ast.With(items=items, body=body):
-                suite(body, bound=bound | stored(*items))
+                suite(body, bound | stored(*items))
                 return bound  # a context manager may swallow what its body raises
             case ast.Match(subject=subject, cases=cases):
                 bound = bound | stored(subject)
                 for case in cases:
                     names = captures(case.pattern)
-                    self.suite(case.body, case.pattern, bound | set(names), depth, self.anchors(names, depth))
+                    suite(case.body, bound | set(names), header=self.anchors(names, depth))
                 return bound
-        result = suite(statement.body, bound=bound)
+        result = suite(statement.body, bound)
         if statement.orelse:
-            otherwise = suite(statement.orelse, bound=bound if result is None else result)
+            otherwise = suite(statement.orelse, bound if result is None else result)
             result = None if result is None else otherwise
-        result = meet([result] + [suite(handler.body, bound=bound) for handler in statement.handlers])
-        final = suite(statement.finalbody, bound=bound) if statement.finalbody else bound
+        result = meet([result] + [suite(handler.body, bound) for handler in statement.handlers])
+        final = suite(statement.finalbody, bound) if statement.finalbody else bound
         return None if result is None or final is None else result | final
-
-    # -- the layout of lines
-
-    def groups(self, body):
-        """The statements of a suite, those joined by semicolons on one logical line together."""
-        group = [body[0]]
-        for previous, statement in itertools.pairwise(body):
-            between = self.source.text[self.source.end(previous):self.source.start(statement)]
-            if re.search(r"[\r\n]", re.sub(r"\\(\r\n|\r|\n)", "", between)):
-                yield group
-                group = []
-            group.append(statement)
-        yield group
-
-    def edit(self, group, lines, indent, inline):
-        """Insert the lines of a group of statements, each statement on a line of its own if it shared one."""
-        if not any(any(parts) for parts in lines):
-            return
-        source, newline = self.source, self.newline + indent
-        if inline:
-            start = source.start(group[0])
-            self.edits.append((len(source.text[:start].rstrip(" \t\f\r\n\\")), start, newline))
-        for k, (statement, (before, head, after)) in enumerate(zip(group, lines)):
-            start, end, last = source.start(statement), source.end(statement), k + 1 == len(group)
-            self.edits.append((start, start, "".join(line + newline for line in before)))
-            if head:
-                keyword = re.compile(r"return[ \t]*").match(source.text, start)
-                self.edits.append((start, keyword.end(), head))
-            place = source.line_end(end) if last else end
-            self.edits.append((place, place, "".join(newline + line for line in after)))
-            if not last:
-                self.edits.append((end, source.start(group[k + 1]), newline))
 
 
 def meet(results: list[set | None]) -> set | None:
@@ -454,14 +369,17 @@ def anchored_loops(tree: ast.Module) -> bool:
 SNAPSHOT = f"print('\\0' + repr({{k: repr(v)[:{PIECE_LIMIT + 1}] for k, v in locals().items()}}) + '\\0')"
 
 
-def with_snapshots(instrumented: str, function: ast.FunctionDef) -> str:
-    """P' that also prints the function's locals, between null characters, at its start and after each anchor."""
-    source = Source(instrumented)
-    first = source.start(function.body[0])
-    edits = [(first, first, f"{SNAPSHOT}\n{source.indent(function.body[0])}")]
-    ends = [source.end(node) for node in statements(function.body) if anchor_name(node)]
-    edits += [(end, end, f"; {SNAPSHOT}") for end in ends]
-    return apply_edits(instrumented, edits)
+def with_snapshots(instrumented: str, call: str) -> str:
+    """P' that also prints the locals of the function that is called, between null characters, at its start and after each anchor."""
+    tree, snapshot = ast.parse(instrumented), ast.parse(SNAPSHOT).body
+    function = entry_function(tree, rewards.entry(call))
+    for body in bodies(function):
+        body[:] = [node for statement in body for node in [statement, *snapshot * (anchor_name(statement) is not None)]]
+    function.body[:0] = snapshot
+    try:
+        return ast.unparse(tree)
+    except ValueError:  # an f-string that ast cannot write
+        return instrumented
 
 
 def read_snapshots(stdout: str, anchors: int) -> list[dict[str, str]]:
@@ -789,7 +707,6 @@ class Recipe:
 
     task: str = "output"
     prompt: str = "instruct"
-    calls: int = 1
     max_anchors: int = 10
     seed: int = 1
     decouple: bool = True
@@ -857,17 +774,19 @@ def find_calls(row: dict, tree: ast.Module) -> list[str] | str:
     return [call]
 
 
-def candidates_of(row: dict, recipe: Recipe) -> list[Candidate] | str:
-    """The instrumented program of a row (id, code, and input, call or tests) for each call, or why there is none."""
+def candidate_of(row: dict, recipe: Recipe) -> Candidate | str:
+    """The instrumented program of a row (id, code, and input, call or tests) with its first call, or why there is none."""
     try:
         tree = ast.parse(row["code"])
         calls = find_calls(row, tree)
         if isinstance(calls, str):
             return calls
+        if levels(tree) > LEVELS:
+            return "nested too deeply"
         if "print" in row["code"] and anchored_loops(tree):
             return "an anchor inside a loop"
-        return [Candidate(row["id"] + (f"-{k}" if recipe.calls > 1 else ""), row.get("source", ""), row["code"], call,
-                          instrument(row["code"], rewards.entry(call), recipe.loop_anchors)) for k, call in enumerate(calls[:recipe.calls], 1)]
+        instrumented = instrument(row["code"], rewards.entry(calls[0]), recipe.loop_anchors)
+        return Candidate(row["id"], row.get("source", ""), row["code"], calls[0], instrumented)
     except (SyntaxError, ValueError):
         return "syntax error"
     except (RecursionError, MemoryError):
@@ -880,11 +799,11 @@ def candidates(rows, recipe: Recipe, report: Report):
         report.programs += 1
         report.sources[row.get("source", "")] += 1
         gram = next((gram for gram in grams(row["code"]) if gram in recipe.benchmarks), None) if recipe.benchmarks else None
-        found = OVERLAP if gram else candidates_of(row, recipe)
+        found = OVERLAP if gram else candidate_of(row, recipe)
         if isinstance(found, str):
             report.drop(found, f"{row['id']} and {recipe.benchmarks[gram]}: {gram}" if gram else row["id"])
         else:
-            yield from found
+            yield found
 
 
 def thinned(item: Candidate, recipe: Recipe) -> Candidate:
@@ -892,22 +811,24 @@ def thinned(item: Candidate, recipe: Recipe) -> Candidate:
     def is_site(node):
         return anchor_name(node) or guarded(node)
 
-    chance, source = item.draw(recipe.seed, "drop anchors"), Source(item.instrumented)
+    chance = item.draw(recipe.seed, "drop anchors")
     sites = [node for body in bodies(item.function) if not all(map(is_site, body)) for node in body if is_site(node)]
     gone = [site for site in sorted(sites, key=lambda site: site.lineno)[:-1] if chance.random() < recipe.drop_anchors]
-    edits = [(source.starts[site.lineno - 1], source.starts[site.end_lineno], "") for site in gone]
-    return dataclasses.replace(item, instrumented=apply_edits(item.instrumented, edits))
+    lines = item.instrumented.split("\n")
+    for site in reversed(gone):
+        del lines[site.lineno - 1:site.end_lineno]
+    return dataclasses.replace(item, instrumented="\n".join(lines))
 
 
 def traced(items, seed: int):
     """Yield (candidate, trace of P, of P', of P' with snapshots under the second hash seed); few are in flight at a time."""
     items, first, second = itertools.tee(items, 3)
     runs = sandbox.trace_many((program, item.call) for item in first for program in (item.code, item.instrumented))
-    again = sandbox.trace_many(((with_snapshots(item.instrumented, item.function), item.call) for item in second), hash_seed=seed)
+    again = sandbox.trace_many(((with_snapshots(item.instrumented, item.call), item.call) for item in second), hash_seed=seed)
     for item in items:
         three = [next(runs), next(runs), next(again)]
         if any(trace.status == "timeout" for trace in three):  # on a busy machine that says little: once more, with time enough
-            programs = (item.code, 0), (item.instrumented, 0), (with_snapshots(item.instrumented, item.function), seed)
+            programs = (item.code, 0), (item.instrumented, 0), (with_snapshots(item.instrumented, item.call), seed)
             for k, (program, hash_seed) in enumerate(programs):
                 three[k] = sandbox.trace(program, item.call, timeout=12.0, hash_seed=hash_seed)
                 if three[k].status == "timeout":  # so will be the others
@@ -1143,7 +1064,7 @@ CHUNK = 256  # programs after which an interrupted run can go on
 
 def recipe_of(args) -> dict:
     """The recipe that the flags ask for; reads the benchmarks and finds the teacher model."""
-    names = ("task", "prompt", "calls", "max_anchors", "seed", "no_anchors", "drop_anchors", "loop_anchors", "decouple", "on_reject", "reasoning")
+    names = ("task", "prompt", "max_anchors", "seed", "no_anchors", "drop_anchors", "loop_anchors", "decouple", "on_reject", "reasoning")
     recipe = {name: getattr(args, name) for name in names} | {"benchmarks": read_benchmarks(args.decontaminate)}
     if args.teacher_url or args.teacher != "rules":
         from tools import teacher
@@ -1287,7 +1208,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--split", default="train", help="split of a Hugging Face data set")
     add("--fields", nargs="+", type=field_of, default=[], metavar="NAME=COLUMN",
         help="columns of another name for id, code, call, input, tests, entry; a+b joins two")
-    add("--calls", type=positive, default=1, help="take at most this many calls from a program's tests")
     add("--limit", type=positive, help="read at most this many programs")
     add("--decontaminate", nargs="+", type=Path, default=[], metavar="FILE",
         help="drop programs that share 10 tokens in a row with a program of these benchmark files")

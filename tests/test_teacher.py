@@ -59,8 +59,7 @@ def text(code: str) -> str:
 
 
 def candidate(code=CODE, call="f([1, 2, 3], 8)") -> augment.Candidate:
-    [item] = augment.candidates_of({"id": "p", "code": text(code), "call": call}, augment.Recipe())
-    return item
+    return augment.candidate_of({"id": "p", "code": text(code), "call": call}, augment.Recipe())
 
 
 def test_a_good_program_is_taken_from_a_fence_or_bare():

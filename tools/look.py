@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import augment  # noqa: E402
 import rewards  # noqa: E402
 import sandbox  # noqa: E402
-from augment import BadInput, Source, anchor_name, bodies, entry_function, literal_node, spread  # noqa: E402
+from augment import BadInput, anchor_name, bodies, entry_function, literal_node, spread  # noqa: E402
 
 NEEDED = ("id", "task", "instrumented", "call", "anchors", "output", "prompt", "response")
 
@@ -54,8 +54,8 @@ def show(path: Path, count: int) -> None:
 def as_text(example: dict) -> str:
     """One example as a person wants to see it; runs it again to learn which line printed what."""
     trace = sandbox.trace(example["instrumented"], example["call"])
-    lines = Source(example["instrumented"]).lines
-    width = min(max(map(len, lines)), 70)
+    lines = example["instrumented"].split("\n")
+    width = min(max(map(len, lines)) + 1, 70)
     states = [[repr(text) for line, _, text in trace.anchors if line == number] for number in range(1, len(lines) + 1)]
     marks = [f"  # {', then '.join(texts)}"[:100] if texts else "" for texts in states]
     program = [f"{line.rstrip():{width}}{mark}".rstrip() for line, mark in zip(lines, marks)]
