@@ -103,24 +103,13 @@ def entry_function(tree: ast.Module, name: str | None = None) -> ast.FunctionDef
     return found[-1] if found else None
 
 
-def own(*nodes, sure: bool = False):
-    """Yield the nodes below `nodes` in source order, without the insides of nested functions, lambdas and classes.
-
-    sure=True also leaves out what an expression may skip (after and/or, branches of a conditional, comprehensions).
-    """
+def own(*nodes, skip: tuple = ()):
+    """Yield the nodes below `nodes` in source order, without the insides of nested functions, lambdas, classes and of what is to be skipped."""
     stack = list(reversed(nodes))
     while stack:
         node = stack.pop()
         yield node
-        if isinstance(node, SCOPES) or sure and isinstance(node, COMPREHENSIONS):
-            continue
-        if sure and isinstance(node, ast.BoolOp):
-            stack.append(node.values[0])
-        elif sure and isinstance(node, ast.IfExp):
-            stack.append(node.test)
-        elif sure and isinstance(node, ast.Compare):
-            stack += [node.comparators[0], node.left]
-        else:
+        if not isinstance(node, (*SCOPES, *skip)):
             stack.extend(reversed(list(ast.iter_child_nodes(node))))
 
 
@@ -144,12 +133,14 @@ def changed(*nodes) -> list[str]:
                 names[base(node)] = True
             case ast.Call(func=ast.Attribute(attr=method, value=receiver)) if method in MUTATORS:
                 names[base(receiver)] = True
+            case ast.MatchAs(name=name) | ast.MatchStar(name=name) | ast.MatchMapping(rest=name):
+                names[name] = True
     return [name for name in names if name not in (None, "_")]
 
 
 def stored(*nodes) -> set[str]:
-    """The names that the code certainly binds if it runs."""
-    return {node.id for node in own(*nodes, sure=True) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    """The names that the code certainly binds if it runs, those of := left out."""
+    return {node.id for node in own(*nodes, skip=(*COMPREHENSIONS, ast.NamedExpr)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def suites(statement: ast.stmt) -> list[list[ast.stmt]]:
@@ -260,9 +251,8 @@ class Instrumenter:
         guard = f"if {self.counter} <= {self.iterations}: " if depth else ""
         return [guard + anchor(name) for name in names]
 
-    def suite(self, body, bound, depth=0, header=()) -> set | None:
-        """Edit one suite; the names bound after it, None if it never falls through. header: lines to put first."""
-        self.inserts += self.before(body[0], header)
+    def suite(self, body, bound, depth=0) -> set | None:
+        """Edit one suite; the names bound after it, None if it never falls through."""
         falls_through = True
         for statement in body:
             now = self.statement(statement, bound, depth)
@@ -281,7 +271,6 @@ class Instrumenter:
             case ast.If() | ast.Try() | ast.TryStar() | ast.With() | ast.Match():
                 return self.branches(statement, bound, depth)
             case ast.For() | ast.While():
-                bound = bound | (stored(statement.test) if isinstance(statement, ast.While) else set())
                 self.loop(statement, bound, depth)
                 certain = set()
             case ast.AnnAssign(value=None):
@@ -318,21 +307,14 @@ class Instrumenter:
         """Edit the suites of an if, try, with or match; the names bound after it."""
         suite = functools.partial(self.suite, depth=depth)
         match statement:
-            case ast.If(test=test, body=body, orelse=orelse):
-                bound = bound | stored(test)
-                header = self.anchors([name for name in changed(test) if name in bound], depth)
-                is_elif = any(isinstance(inner, ast.If) and inner.col_offset == statement.col_offset for inner in orelse)
-                results = [suite(body, bound, header=header)]
-                results.append(suite(orelse, bound, header=[] if is_elif else header) if orelse else bound)
-                return meet(results)
+            case ast.If(body=body, orelse=orelse):
+                return meet([suite(body, bound), suite(orelse, bound) if orelse else bound])
             case ast.With(items=items, body=body):
                 suite(body, bound | stored(*items))
                 return bound  # a context manager may swallow what its body raises
-            case ast.Match(subject=subject, cases=cases):
-                bound = bound | stored(subject)
+            case ast.Match(cases=cases):
                 for case in cases:
-                    names = captures(case.pattern)
-                    suite(case.body, bound | set(names), header=self.anchors(names, depth))
+                    suite(case.body, bound)
                 return bound
         result = suite(statement.body, bound)
         if statement.orelse:
@@ -347,12 +329,6 @@ def meet(results: list[set | None]) -> set | None:
     """The names bound on every path that falls through; None if no path does."""
     results = [result for result in results if result is not None]
     return set.intersection(*results) if results else None
-
-
-def captures(pattern: ast.pattern) -> list[str]:
-    """The names that a case binds."""
-    names = [getattr(node, "rest", None) or getattr(node, "name", None) for node in own(pattern)]
-    return list(dict.fromkeys(name for name in names if name not in (None, "_")))
 
 
 def anchored_loops(tree: ast.Module) -> bool:
@@ -497,17 +473,15 @@ def returned(statement: ast.stmt) -> ast.expr | None:
 
 def loop_pieces(loop: ast.stmt, known: dict[str, str]) -> list[str]:
     """The loop's source with the values it does not change, then the values that it reads and changes, `s = 0`."""
-    names, reads, captured = changed(loop), set(), set()
+    names, reads = changed(loop), set()
     for node in ast.walk(loop):
-        if isinstance(node, ast.match_case):
-            captured.update(captures(node.pattern))
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             reads.add(node.id)
         elif isinstance(node, ast.AugAssign):
             reads.add(base(node.target))
     if any(map(anchor_name, statements([loop]))):
         loop = WithoutAnchors().visit(ast.parse(ast.unparse(loop)))
-    text = fill_in(loop, {name: value for name, value in known.items() if name not in names and name not in captured})
+    text = fill_in(loop, {name: value for name, value in known.items() if name not in names})
     starts = [f"{name} = {known[name]}" for name in names if name in reads and name in known]
     return [text, *(start for start in starts if len(start) <= PIECE_LIMIT)]
 
@@ -808,11 +782,8 @@ def candidates(rows, recipe: Recipe, report: Report):
 
 def thinned(item: Candidate, recipe: Recipe) -> Candidate:
     """The candidate without a share of its anchors, chosen by chance; the last one always stays."""
-    def is_site(node):
-        return anchor_name(node) or guarded(node)
-
     chance = item.draw(recipe.seed, "drop anchors")
-    sites = [node for body in bodies(item.function) if not all(map(is_site, body)) for node in body if is_site(node)]
+    sites = [node for body in bodies(item.function) if not all(map(anchor_name, body)) for node in body if anchor_name(node)]
     gone = [site for site in sorted(sites, key=lambda site: site.lineno)[:-1] if chance.random() < recipe.drop_anchors]
     lines = item.instrumented.split("\n")
     for site in reversed(gone):
@@ -1064,8 +1035,8 @@ CHUNK = 256  # programs after which an interrupted run can go on
 
 def recipe_of(args) -> dict:
     """The recipe that the flags ask for; reads the benchmarks and finds the teacher model."""
-    names = ("task", "prompt", "max_anchors", "seed", "no_anchors", "drop_anchors", "loop_anchors", "decouple", "on_reject", "reasoning")
-    recipe = {name: getattr(args, name) for name in names} | {"benchmarks": read_benchmarks(args.decontaminate)}
+    recipe = {one.name: getattr(args, one.name) for one in dataclasses.fields(Recipe) if hasattr(args, one.name)}
+    recipe["benchmarks"] = read_benchmarks(args.decontaminate)
     if args.teacher_url or args.teacher != "rules":
         from tools import teacher
 
