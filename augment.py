@@ -20,10 +20,9 @@ Departures from the paper, and decisions where it is silent:
 1. The teacher is an AST pass, unless a language model is asked for (tools/teacher.py). It inserts lines into the source and changes
    no other; but a program in which statements share a line (`a = 1; b = 2`, `if a: return b`) is laid out anew first.
 2. A return inside a loop has its `return_val` anchor, since it runs at most once a call; nothing else in a loop has one, an
-   `else` of a loop included. The limits on anchors count those printed in the run. --loop-anchors K (departure; the paper names it
-   as open): assignments in a loop are anchored in its first K iterations. A counter in the program itself says so, so that whoever
-   reads or runs P' sees which; blocks match the anchors in the order printed, as ever. An iteration after those has no anchor, the last
-   neither, since the one after the loop shows what it left; neither has a loop within a loop, which is shown after it as any loop is.
+   `else` of a loop included. The limits on anchors count those printed in the run. What := or a pattern binds has none.
+   --loop-anchors K (departure; the paper names it as open) anchors assignments in a loop in its first K iterations, which P' itself
+   counts; a loop within a loop is shown after it, as any loop is.
 3. One function is instrumented, the one that the call runs: helpers may run many times. instrument() without a name takes
    the last function of the module, which in single-file programs is the entry. Methods, coroutines, generators and programs
    without a function are dropped.
@@ -413,43 +412,6 @@ def fill_in(node: ast.AST, known: dict[str, str]) -> str:
     return text if len(text) <= PIECE_LIMIT else plain
 
 
-def guarded(statement: ast.stmt) -> ast.stmt | None:
-    """The anchor A of `if step <= 2: A`, None for another statement."""
-    match statement:
-        case ast.If(test=ast.Compare(left=ast.Name(id=name), ops=[ast.LtE()], comparators=[ast.Constant(value=int())]), body=[inner], orelse=[]):
-            return inner if name.rstrip("_") == COUNTER and anchor_name(inner) else None
-    return None
-
-
-class Uncounted(ast.NodeTransformer):
-    """Takes the counters of --loop-anchors out of P', for reading; loops: {loop: (its counter, iterations with anchors)}."""
-
-    def __init__(self, function: ast.FunctionDef):
-        loops = [statement for statement in statements(function.body) if isinstance(statement, LOOPS)]
-        guards = {loop: next(filter(guarded, statements(loop.body)), None) for loop in loops}
-        self.loops = {loop: (guard.test.left.id, guard.test.comparators[0].value) for loop, guard in guards.items() if guard}
-        self.counters = {counter for counter, _ in self.loops.values()}
-        self.visit(function)
-
-    def visit_If(self, node):
-        return guarded(node) if guarded(node) and node.test.left.id in self.counters else self.generic_visit(node)
-
-    def visit_Assign(self, node):  # a constant in its place, which stands for nothing
-        return ast.copy_location(ast.Expr(ast.Constant(None)), node) if self.counters & set(changed(node)) else node
-
-    visit_AugAssign = visit_Assign
-
-    def around(self, line: int) -> ast.stmt | None:
-        """The loop with a counter that holds this line."""
-        return next((loop for loop in self.loops if loop.lineno < line <= loop.body[-1].end_lineno), None)
-
-    def iteration(self, loop: ast.stmt | None, state: dict[str, str]) -> int:
-        """The iteration of the loop in this state, from 1, if it is one of those that have anchors, else 0."""
-        counter, most = self.loops.get(loop, ("", 0))
-        number = state.get(counter, "1")
-        return int(number) if number.isdecimal() and int(number) <= most else 0
-
-
 class WithoutAnchors(ast.NodeTransformer):
     """Turns the anchored returns of P' back into those of P, for reading."""
 
@@ -530,43 +492,16 @@ def pieces(body: list[ast.stmt], after: int, before: int, known: dict[str, str])
     return found
 
 
-def iteration_pieces(loop: ast.stmt, state: dict[str, str], known: dict[str, str]) -> list[str]:
-    """What begins an iteration: `while 2 < 5`, or the values `x = 3` of the loop's target in this state, which become known."""
-    if isinstance(loop, ast.While):
-        return [f"while {fill_in(loop.test, known)}"]
-    found = []
-    for name in changed(loop.target):
-        known.pop(name, None)
-        if name in state and name not in changed(*loop.body):  # else the state no longer holds what the iteration began with
-            known[name] = state[name]
-            found.append(f"{name} = {state[name]}")
-    return [piece for piece in found if len(piece) <= PIECE_LIMIT]
-
-
 def reasoning(function: ast.FunctionDef, anchors: list[tuple], states: list[dict]) -> list[str]:
     """A text per anchor: the source since the anchor before, with the arguments and the states so far filled in.
 
-    anchors: (line in P', name, text); states: from read_snapshots. Two anchors of one statement share its text. Where anchors in
-    a loop end, the text after it is that of the whole loop, with the values with which it goes on. Changes the AST.
+    anchors: (line in P', name, text); states: from read_snapshots. Two anchors of one statement share its text.
     """
-    texts, previous, counters = [""], 0, Uncounted(function)
+    texts, previous = [""], 0
     shown = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
-    for (line, name, _), state, now in zip(anchors, states, states[1:]):
+    for (line, name, _), state in zip(anchors, states):
         known = {key: value for key, value in state.items() if key in shown}
-        loop, left = counters.around(line), counters.around(previous)
-        number, found, body = counters.iteration(loop, now), [], function.body
-        if number and loop is left and line > previous and number == counters.iteration(loop, state):
-            body, after = loop.body, previous  # the same iteration goes on
-        else:
-            after = left.lineno - 1 if left else previous
-            if number:  # another iteration begins
-                if loop is not left:
-                    found = pieces(body, after, loop.lineno, known)
-                    found += [f"for {ast.unparse(loop.target)} in {fill_in(loop.iter, known)}"] if isinstance(loop, ast.For) else []
-                found += iteration_pieces(loop, now, known)
-                shown.update(changed(getattr(loop, "target", ast.Pass())))
-                body, after = loop.body, loop.lineno
-        found += pieces(body, after if line > after else 0, line, known)
+        found = pieces(function.body, previous if line > previous else 0, line, known)
         texts.append("; ".join(found) or texts[-1])
         shown.add(name)
         previous = line
@@ -866,14 +801,19 @@ def build(programs, *, report: Report | None = None, **recipe):
 
 def traced_examples(items, recipe: Recipe, report: Report):
     """Yield (candidate, example) for the candidates whose runs give one; the reasoning is the rules teacher's."""
+    explain = reasoning
+    if recipe.loop_anchors:
+        from tools import loops
+
+        explain = loops.reasoning
     for item, original, first, second in traced(items, recipe.seed):
         problem = problem_of(original, first, second, recipe.max_anchors)
         if problem:
             report.drop(problem, item.id)
             continue
         states = read_snapshots(second.stdout, len(first.anchors))
-        opening = goal(item.function, first.anchors, first.value)  # before reasoning(), which changes the AST
-        texts = reasoning(item.function, first.anchors, states)
+        opening = goal(item.function, first.anchors, first.value)  # before loops.reasoning, which changes the AST
+        texts = explain(item.function, first.anchors, states)
         for task in ["output", "input"] if recipe.task == "both" else [recipe.task]:
             example = make_example(item, first, task, recipe, states[0], opening, texts)
             if isinstance(example, str):
