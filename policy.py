@@ -679,10 +679,10 @@ def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], 
 
     Sequences are padded on the right; under causal attention no real token sees the padding, so no mask is needed.
     Logits are made for the positions that predict a response token only. Where there are more than `chunk` of them
-    (the default: 2**25 logits, 134 MB in fp32) they are made a chunk at a time, and again in the backward pass instead of being kept:
-    [N, V] then never exists whole.
+    (the default: 2**25 logits, 134 MB in fp32; on a GPU 2**28, 1.1 GB) they are made a chunk at a time, and again in the backward pass
+    instead of being kept: [N, V] then never exists whole.
     """
-    chunk = chunk or max(1, 2**25 // model.config.vocab_size)
+    chunk = chunk or max(1, 2 ** (28 if model.device.type == "cuda" else 25) // model.config.vocab_size)
     if not all(prompts):
         raise ValueError("a prompt has no tokens: nothing would predict its response's first one")
     targets = torch.tensor([token for response in responses for token in response], device=model.device)  # [N]
@@ -692,15 +692,20 @@ def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], 
     return _logprobs(model, _hidden_shared if shared else _hidden, prompts, responses, targets, temperature, chunk)
 
 
+def precision(model):
+    """In which trainer and sampler compute alike: bf16 on a GPU, but for the weights and the softmax, fp32 on a CPU."""
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda")
+
+
 def _logprobs(model, hidden_states, prompts, responses, targets, temperature: float, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """token_logprobs, with the function that runs the layers; on a GPU in bf16, the softmax in fp32."""
+    """token_logprobs, with the function that runs the layers."""
 
     def head(hidden, targets):
         logprobs = (model.lm_head(hidden).float() / temperature).log_softmax(-1)  # [n, V]
         entropy = -(logprobs.detach().exp() * logprobs.detach()).sum(-1)
         return logprobs.gather(-1, targets[:, None])[:, 0], entropy
 
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+    with precision(model):
         hidden = hidden_states(model, prompts, responses)  # [N, H]
         parts = [head(*part) if len(hidden) <= chunk else checkpoint(head, *part, use_reentrant=False)
                  for part in zip(hidden.split(chunk), targets.split(chunk))]
@@ -770,7 +775,8 @@ def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: i
         if temperature > 0:
             uniforms = torch.tensor(np.stack([np.random.default_rng([*seeds[p], rollout]).random(max_tokens)
                                               for p in chosen for rollout in range(n)]), device=model.device)
-        rows = _decode_loop(model, end_tokens(model, tokenizer), [prompts[p] for p in chosen], n, max_tokens, temperature, uniforms)
+        with precision(model):
+            rows = _decode_loop(model, end_tokens(model, tokenizer), [prompts[p] for p in chosen], n, max_tokens, temperature, uniforms)
         for i, p in enumerate(chosen):
             results[p] = rows[i * n:(i + 1) * n]
     return results
