@@ -30,6 +30,7 @@ LETTERS = "bdgkm"  # no two of them stand side by side in a Python keyword, so t
 MAX_INT, MAX_TEXT, MAX_ITEMS = 30, 5, 4
 TAGS = [f"<{slash}{name}>" for name in ("reasoning", "print", "answer", "input") for slash in ("", "/")]
 PAD, EOS = "<|pad|>", "<|end|>"
+CONTEXT = 512  # tokens of prompt and response
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ PIECE = re.compile(r"""\n\ *(?:print\(f'|return\ |if\ |for\ |else:|assert\ f\()?
                        |\.?[a-z_]{2,}\(?|\[::-1\]|\ ?[-+*/%<>=]+\ |[,;]\ |:\ \{?|\}'\)|\?\?""", re.VERBOSE)
 
 
-def make_tokenizer(texts):
+def make_tokenizer(texts, context: int = CONTEXT):
     """A byte-level tokenizer whose longer tokens are learned from `texts`; digits and the letters of values stay single.
 
     Every byte is a token, so any text can be written. On top of that each piece of source text that is frequent (a
@@ -265,15 +266,15 @@ def make_tokenizer(texts):
 
     vocabulary = {byte: i for i, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token=None, pad_token=PAD, eos_token=EOS,
-                               model_max_length=512)
-    texts = (re.sub(rf"'[{LETTERS}]+'", "''", text, flags=re.IGNORECASE) for text in texts)
+                               model_max_length=context)
+    texts = (re.sub(r"(?<!f)'[^'\n]*'", "''", text) for text in texts)
     counts = Counter(piece for text in texts for piece in PIECE.findall(text) if len(piece) > 1)
     pieces = sorted(piece for piece, count in counts.items() if count >= 5)
-    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in TAGS + pieces])
+    tokenizer.add_tokens([AddedToken(piece, normalized=False, single_word=piece.isidentifier()) for piece in TAGS + pieces])
     return tokenizer
 
 
-def make_model(tokenizer, width: int = 64, layers: int = 4, seed: int = 0):
+def make_model(tokenizer, width: int = 64, layers: int = 4, seed: int = 0, context: int = CONTEXT):
     """A Qwen2 of 0.18 million parameters (at width 64) with random weights drawn from `seed`; heads of 32, the smallest that vLLM knows on a CPU."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -281,7 +282,7 @@ def make_model(tokenizer, width: int = 64, layers: int = 4, seed: int = 0):
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-        num_attention_heads=max(1, width // 32), num_key_value_heads=max(1, width // 32), max_position_embeddings=512, rope_theta=10_000.0,
+        num_attention_heads=max(1, width // 32), num_key_value_heads=max(1, width // 32), max_position_embeddings=context, rope_theta=10_000.0,
         tie_word_embeddings=True, initializer_range=0.05, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id)
     return Qwen2ForCausalLM(config)
