@@ -72,9 +72,9 @@ def test_left_out_programs_do_not_come_under_other_names():
 
 @pytest.mark.skipif(not DATA.is_file(), reason="STEPCODE_DATA names no folder with cruxeval.jsonl")
 def test_no_program_of_the_benchmark_is_written(tmp_path):
-    command = [sys.executable, rich.__file__, "--out", str(tmp_path), "--count", "3000", "--seed", "4", "--leave-out", str(DATA)]
+    command = [sys.executable, rich.__file__, "--out", str(tmp_path), "--sft", "2900", "--rl", "100", "--width", "32", "--layers", "1", "--seed", "4", "--leave-out", str(DATA)]
     subprocess.run(command, check=True, capture_output=True)
-    written = [json.loads(line) for line in (tmp_path / "programs.jsonl").open()]
+    written = [json.loads(line) for part in ("sft", "rl") for line in (tmp_path / f"{part}.jsonl").open()]
     theirs = {ast.unparse(ast.parse(json.loads(line)["code"])) for line in DATA.open()}
     shapes = {rich.shape(code) for code in theirs}
     assert len(written) == 3000 and len(theirs) > 700

@@ -1,8 +1,8 @@
 """Programs as rich as CRUXEval's, made on the spot: strings, lists, dicts, their methods, loops, branches, early returns.
 
-    python tools/rich.py --out runs/rich --count 200000 --seed 0              writes runs/rich/programs.jsonl
-    python tools/rich.py --compare cruxeval.jsonl --count 2000                how near are they to a benchmark's programs?
-    python augment.py --programs runs/rich/programs.jsonl --out runs/rich/examples.jsonl --decontaminate cruxeval.jsonl
+    python tools/rich.py --out runs/rich                                      writes sft.jsonl, rl.jsonl and a random model
+    python tools/rich.py --compare cruxeval.jsonl --sft 2000                  how near are they to a benchmark's programs?
+    python augment.py --programs runs/rich/sft.jsonl --out runs/rich/sft_examples.jsonl --prompt bare --decontaminate cruxeval.jsonl
 
 How a program is made. The arguments are drawn first, so that the program's literals can be pieces of them: what it replaces, removes or
 looks for mostly occurs. Then statements are drawn from the grammar below. Each has typed holes, which are filled with variables of that
@@ -31,7 +31,12 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from tqdm import tqdm
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import toy  # noqa: E402
+
+CONTEXT = 2048  # tokens of prompt and response that the model can read
 
 # ---- the grammar: a weight, then a template ------------------------------------------------------------------------------
 
@@ -918,9 +923,12 @@ COMMON = set("Module FunctionDef arguments arg Load Return Name".split())  # in 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Generate programs as rich as CRUXEval's.")
-    parser.add_argument("--out", type=Path, default=Path("runs/rich"), help="folder; programs.jsonl goes there")
-    parser.add_argument("--count", type=int, default=200_000, help="number of programs")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/rich"), help="folder to write to: sft.jsonl, rl.jsonl and model")
+    parser.add_argument("--sft", type=int, default=150_000, help="number of programs for sft.py, or to compare")
+    parser.add_argument("--rl", type=int, default=4_000, help="number of programs for bigrpo.py, others than those")
+    parser.add_argument("--width", type=toy.whole("width", 32, 32), default=512, help="hidden size of the model, a multiple of 32")
+    parser.add_argument("--layers", type=toy.whole("layers", 1), default=12, help="layers of the model")
+    parser.add_argument("--seed", type=toy.whole("count", 0), default=0)
     parser.add_argument("--leave-out", nargs="+", type=Path, default=[], metavar="FILE",
                         help="JSONL files of programs: those equal to one of them up to names, spaces and quotes are not written")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="print how near the programs are to those of a JSONL file, and write nothing")
@@ -932,15 +940,20 @@ def main() -> None:
     args = parser.parse_args()
     try:
         if args.compare:
-            return compare(args.compare, args.count, args.seed)
+            return compare(args.compare, args.sft, args.seed)
         leave_out = {shape(code) for path in args.leave_out for row in read(path) for code in (row["code"], ast.unparse(ast.parse(row["code"])))}
         args.out.mkdir(parents=True, exist_ok=True)
-        with (args.out / "programs.jsonl").open("w") as file:
-            for program in programs(args.count, args.seed, leave_out):
-                file.write(json.dumps(program) + "\n")
+        rows = list(tqdm(programs(args.sft + args.rl, args.seed, leave_out), total=args.sft + args.rl, desc="rich programs"))
+        toy.write_jsonl(args.out / "sft.jsonl", rows[:args.sft])
+        toy.write_jsonl(args.out / "rl.jsonl", rows[args.sft:])
+        tokenizer = toy.make_tokenizer(toy.tokenizer_texts(rows[:20_000]), CONTEXT)
+        model = toy.make_model(tokenizer, args.width, args.layers, args.seed, CONTEXT)
+        model.save_pretrained(args.out / "model")
+        tokenizer.save_pretrained(args.out / "model")
     except OSError as problem:
         parser.error(str(problem))
-    print(f"{args.out / 'programs.jsonl'}: {args.count} programs", file=sys.stderr)
+    print(f"{args.out}: {args.sft} + {args.rl} programs, {len(tokenizer)} tokens, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters",
+          file=sys.stderr)
 
 
 if __name__ == "__main__":
