@@ -42,91 +42,110 @@ CONTEXT = 2048  # tokens of prompt and response that the model can read
 
 EXPRESSIONS = {
     "S": """
-8 <S>.replace(<W>, <W>) | 1 <S>.replace(<W>, <W>, <K>) | 4 <S>.lower() | 4 <S>.upper() | 2 <S>.swapcase() | 1 <S>.title()
-1 <S>.capitalize() | 1 <S>.casefold() | 2 <S>.strip() | 1 <S>.strip(<W>) | 1 <S>.lstrip(<W>) | 1 <S>.rstrip(<W>) | 1 <S>.rstrip()
-3 <S>[<J>:] | 3 <S>[:<J>] | 1 <S>[<K>:<J>] | 1 <S>[<K>:-<K>] | 2 <S>[::-1] | 1 <S>[::<K>] | 3 <S> + <W> | 2 <W> + <S> | 3 <S> + <S>
-1 <S> * <H> | 8 <Q>.join(<LS>) | 2 ''.join(reversed(<S>)) | 1 ''.join(sorted(<S>)) | 1 ''.join(<c~C> for <c> in <S> if <B!>)
-1 ''.join([<c~C> for <c> in <S> if <B!>]) | 1 ''.join(<c~C> if <B!> else <S!> for <c> in <S>) | 2 <Q>.join(<w~S>.upper() for <w> in <LS>)
-1 <Q>.join(str(<x~I>) for <x> in <LI>) | 1 <Q>.join(map(str, <LI>)) | 2 <S>.removeprefix(<W>) | 1 <S>.removesuffix(<W>)
-2 <S>.ljust(<G>, <C>) | 1 <S>.ljust(<G>) | 1 <S>.rjust(<G>, <C>) | 1 <S>.center(<G>, <C>) | 1 <S>.center(<G>) | 1 <S>.zfill(<G>)
-1 <S>.expandtabs(<K>) | 2 str(<I>) | 1 f'{<=S>}{<=I>}' | 1 f'{<=S>}-{<=S>}' | 1 '{}-{}'.format(<S>, <I>) | 1 '{}: {}'.format(<S>, <I>)
-1 '%s=%s' % (<S>, <I>) | 1 <S>.partition(<W>)[0] | 1 <S>.partition(<W>)[2] | 1 <S>.rpartition(<W>)[0] | 1 <S>.rpartition(<W>)[2]
-2 <S>.split(<W>)[0] | 1 <S>.split(<W>)[-1] | 1 <S> if <B> else <S> | 2 <LS>[<J>] | 1 max(<LS>, key=len) | 1 <DSS>.get(<S>, <W>)
-1 <DIS>.get(<I>, <W>) | 2 <S>.translate(str.maketrans(<C>, <C>)) | 1 <S>.translate(str.maketrans('', '', <W>))
+16 <S>.replace(<W>, <W>) | 1 <S>.replace(<W>, <W>, <K>) | 8 <S>.lower() | 7 <S>.upper() | 2 <S>.swapcase() | 2 <S>.title() | 2 <S>.capitalize()
+1 <S>.casefold() | 3 <S>.strip() | 1 <S>.strip(<W>) | 1 <S>.lstrip(<W>) | 2 <S>.rstrip(<W>) | 1 <S>.lstrip() | 1 <S>.rstrip() | 3 <S>[<J>:]
+3 <S>[:<J>] | 1 <S>[<J>:<I>] | 1 <S>[<K>:-<K>] | 4 <S>[::-1] | 1 <S>[::<H>] | 1 <S>[len(<W>):] | 5 <S> + <W> | 3 <W> + <S> | 5 <S> + <S>
+1 <S> + <W> + <S> | 2 <S> * <H> | 2 <C> * <I> | 14 <Q>.join(<LS>) | 1 <W>.join(<LS>) | 1 ''.join(reversed(<S>)) | 0.4 ''.join(sorted(<S>))
+1 ''.join(<c~C> for <c> in <S> if <B!>) | 1 ''.join([<c~C> for <c> in <S> if <B!>]) | 1 ''.join([<S!> for <c~C> in <S>])
+1 <Q>.join([<S!> for <w~S> in <LS>]) | 1 <Q>.join(str(<x~I>) for <x> in <LI>) | 1 <Q>.join(map(str, <LI>)) | 3 <S>.removeprefix(<W>)
+2 <S>.removesuffix(<W>) | 1 <S>.ljust(<G>, <C>) | 1 <S>.ljust(<G>) | 1 <S>.rjust(<G>, <C>) | 1 <S>.rjust(<G>) | 1 <S>.center(<G>, <C>)
+1 <S>.center(<G>) | 0.5 <S>.zfill(<G>) | 2 <S>.expandtabs(<K>) | 5 str(<I>) | 1 f'{<=S>}{<=I>}' | 1 f'{<=S>}-{<=S>}' | 1 f'{<=I>}: {<=S>}'
+0.5 '{} {}'.format(<S>, <I>) | 0.5 '{}: {}'.format(<S>, <I>) | 1 '%s=%s' % (<S>, <I>) | 1 <S>.partition(<W>)[0] | 1 <S>.partition(<W>)[2]
+1 <S>.rpartition(<W>)[0] | 1 <S>.rpartition(<W>)[2] | 1 <S>.split(<W>)[<J>] | 1 <S>.rsplit(<W>, 1)[0] | 0.4 <S> if <B> else <S> | 3 <LS>[<J>]
+1 max(<LS>, key=len) | 1 <DSS>[<=S>] | 1 <DSS>.get(<S>, <W>) | 1 <DIS>.get(<I>, <W>) | 1 list(<DSI>)[<J>]
+1 <S>.translate(str.maketrans(<C>, <C>)) | 1 <S>.translate(str.maketrans('', '', <W>)) | 0.4 <S>.translate({ord(<C>): <W>})
 """,
-    "C": "3 <S>[<J>]\n1 <S>[-1]\n1 <C>.upper()\n1 <C>.lower()\n1 chr(ord(<C>) + <K>)",
-    "W": "1 <S>[:<K>]\n1 <S>[-<K>:]\n1 <C>.upper()\n1 <C> * <H>",
+    "C": "6 <S>[<J>] | 3 <S>[<I>] | 1 <S>[-1] | 1 <C>.upper() | 1 <C>.lower() | 1 chr(ord(<C>) + <K>)",
+    "W": "0.5 <S>[:<K>] | 0.5 <S>[-<K>:] | 2 <S>[<J>] | 1 <C>.upper() | 1 <C> * <H> | 1 <C> + <C>",
     "I": """
-10 len(<S>) | 4 len(<LI>) | 4 len(<LS>) | 1 len(<DSI>) | 1 len(<DII>) | 6 <S>.count(<W>) | 4 <S>.find(<W>) | 2 <S>.rfind(<W>)
-1 <S>.index(<W>) | 1 <S>.rindex(<W>) | 4 <LI>.count(<I>) | 2 <LI>.index(<=I>) | 2 <LS>.count(<S>) | 1 <LS>.index(<=S>) | 4 <I> + <N>
-3 <I> - <K> | 2 <I> + <I> | 1 <I> - <I> | 2 <I> * <H> | 3 <I> // <H> | 2 <I> % <H> | 3 sum(<LI>) | 2 max(<LI>) | 1 min(<LI>) | 1 abs(<I>)
-3 <LI>[<J>] | 1 max(<I>, <I>) | 1 min(<I>, <I>) | 1 divmod(<I>, <H>)[<0>] | 1 len(set(<S>)) | 1 len(set(<LI>))
-1 sum(1 for <c~C> in <S> if <B!>) | 1 sum(<x~I> for <x> in <LI> if <B!>) | 1 sum(len(<w~S>) for <w> in <LS>) | 1 ord(<C>)
-1 len(<S>.split(<W>)) | 1 <I> if <B> else <I> | 2 <DSI>.get(<S>, <N>) | 2 <DII>.get(<I>, <N>) | 1 sum(<DSI>.values())
-1 max(<DII>.values()) | 1 <LL>[0][0] | 1 sum(len(<x~LI>) for <x> in <LL>)
+22 len(<S>) | 10 len(<LI>) | 6 len(<LS>) | 1 len(<DSI>) | 1 len(<DII>) | 5 len(<S>) - <K> | 2 len(<S>) // 2 | 2 len(<LI>) - 1 | 2 len(<LI>) // 2
+6 <S>.count(<W>) | 6 <S>.find(<W>) | 3 <S>.rfind(<W>) | 3 <S>.index(<W>) | 3 <S>.rindex(<W>) | 3 <LI>.count(<I>) | 3 <LI>.index(<=I>)
+1 <LS>.count(<S>) | 1 <LS>.index(<=S>) | 4 <I> + <K> | 5 <I> - <K> | 3 <I> + <I> | 3 <I> - <I> | 3 <I> * <H> | 2 <I> * <I> | 3 <I> // <H>
+1 <I> % <H> | 1 sum(<LI>) | 1 max(<LI>) | 1 min(<LI>) | 1 abs(<I>) | 5 <LI>[<J>] | 2 <LI>[<I>] | 4 <LI>.pop() | 2 <LI>.pop(<J>) | 1 max(<I>, <I>)
+1 min(<I>, <I>) | 1 divmod(<I>, <H>)[<0>] | 1 len(set(<S>)) | 1 sum(1 for <c~C> in <S> if <B!>) | 1 sum(<x~I> for <x> in <LI> if <B!>)
+1 sum(len(<w~S>) for <w> in <LS>) | 1 sum(int(<c~C>) for <c> in <S> if <c>.isdigit()) | 1 ord(<C>) | 1 len(<S>.split(<W>)) | 0.2 <I> if <B> else <I>
+2 <DSI>.get(<S>, <N>) | 2 <DII>.get(<I>, <N>) | 1 <DSI>[<=S>] | 1 sum(<DSI>.values()) | 1 max(<DII>.values()) | 1 <DII>.pop(<I>, <N>)
+1 <LL>[0][0] | 1 sum(len(<x~LI>) for <x> in <LL>) | 1 int(str(<I>)[::-1]) | 1 len(str(<I>))
 """,
     "B": """
-4 <S>.isdigit() | 2 <S>.isalpha() | 3 <S>.isupper() | 3 <S>.islower() | 2 <S>.isalnum() | 2 <S>.isspace() | 2 <S>.isnumeric()
-2 <S>.isdecimal() | 1 <S>.istitle() | 1 <S>.isascii() | 1 <S>.isidentifier() | 6 <S>.startswith(<W>) | 5 <S>.endswith(<W>) | 5 <W> in <S>
-2 <W> not in <S> | 4 <C> in <M> | 1 <C> not in <M> | 4 <C> == <C> | 2 <C> != <C> | 1 <S> == <S> | 1 <S> == <S>[::-1]
-1 <S>.count(<W>) > <K> | 4 len(<S>) <op> <K> | 2 len(<S>) <op> <I> | 1 <S>.find(<W>) != -1 | 5 <I> <op> <N> | 3 <I> <op> <I>
-4 <I> % <H> == 0 | 2 <I> % 2 == 1 | 4 <I> in <LI> | 1 <I> not in <LI> | 2 <S> in <LS> | 1 <S> not in <LS> | 2 len(<LI>) <op> <K>
-1 len(<LS>) <op> <K> | 2 <LI>.count(<I>) > <K> | 1 <LI>[0] <op> <I> | 1 <LI>[0] <op> <LI>[-1] | 1 <LI> == <LI>[::-1] | 2 not <=S>
-1 not <=LI> | 1 not <B> | 2 <B> and <B> | 1 <B> or <B> | 3 <S> in <DSI> | 3 <I> in <DII> | 1 <S> in <DSS> | 1 <I> in <DIS>
-1 <N> in <DSI>.values() | 1 all(<B!> for <c~C> in <S>) | 1 any(<B!> for <c~C> in <S>) | 1 any(<B!> for <x~I> in <LI>)
-1 all(<B!> for <w~S> in <LS>)
+6 <S>.isdigit() | 2 <S>.isalpha() | 4 <S>.isupper() | 4 <S>.islower() | 2 <S>.isalnum() | 2 <S>.isspace() | 3 <S>.isnumeric() | 2 <S>.isdecimal()
+2 <S>.istitle() | 2 <S>.isascii() | 1 <S>.isidentifier() | 8 <S>.startswith(<W>) | 6 <S>.endswith(<W>) | 4 <W> in <S> | 2 <W> not in <S>
+3 <C> in <M> | 1 <C> not in <M> | 8 <C> == <C> | 3 <C> != <C> | 2 <S> == <S> | 1 <S> == <S>[::-1] | 1 <S> == '' | 1 <S>.count(<W>) > <K>
+3 len(<S>) <op> <K> | 2 len(<S>) == <I> | 2 len(<S>) <op> <I> | 1 <S>.find(<W>) != -1 | 6 <I> <op> <N> | 5 <I> <op> <I> | 2 <I> % <H> == 0
+1 <I> % 2 == 1 | 3 <I> in <LI> | 1 <I> not in <LI> | 2 <S> in <LS> | 1 <S> not in <LS> | 2 len(<LI>) <op> <K> | 1 len(<LI>) == <K>
+1 len(<LS>) <op> <K> | 1 <LI>.count(<I>) > <K> | 1 <LI>[0] <op> <I> | 1 <LI>[0] <op> <LI>[-1] | 1 <LI> == <LI>[::-1] | 1 not <=S> | 0.5 not <=LI>
+0.3 not <B> | 1.2 <B> and <B> | 0.6 <B> or <B> | 4 <S> in <DSI> | 4 <I> in <DII> | 4 <S> in <DSS> | 4 <I> in <DIS> 
+0.5 not <S>.isalpha() | 0.5 not <S>.isdigit() | 0.5 not <S>.startswith(<W>) | 1 isinstance(<S>, str) | 1 all(<B!> for <c~C> in <S>) | 1 any(<B!> for <x~I> in <LI>)
 """,
     "LI LS LL": """
-2 sorted(<T>) | 1 sorted(<T>, reverse=True) | 2 <T>[::-1] | 3 <T>[<J>:] | 2 <T>[:<J>] | 1 <T>[<K>:<J>] | 1 <T>[::<K>] | 2 <T> + <T>
-1 <T> + [<E>] | 1 [<E>] + <T> | 1 <T> * <H> | 3 <T>.copy() | 2 <T>[:] | 1 list(<T>) | 2 list(reversed(<T>))
-2 [<x~E> for <x> in <T> if <B!>]
+1 sorted(<T>) | 1 sorted(<T>, reverse=True) | 3 <T>[::-1] | 3 <T>[<J>:] | 3 <T>[:<J>] | 1 <T>[<J>:<I>] | 1 <T>[<K>:-<K>] | 1 <T>[::<H>] | 3 <T> + <T>
+1 <T> + [<E>] | 1 [<E>] + <T> | 1 <T> * <H> | 4 <T>.copy() | 3 <T>[:] | 3 list(<T>) | 1 list(reversed(<T>)) | 1 [<x~E> for <x> in <T> if <B!>]
 """,
     "LI": """
-1 sorted(<LI>, key=lambda x: <lam>) | 2 [<I!> for <x~I> in <LI>] | 1 [<I!> for <x~I> in <LI> if <B!>] | 1 [len(<w~S>) for <w> in <LS>]
-1 [<i~I> for <i> in range(len(<LI>)) if <i> % <H> == 0] | 1 [<i~I> for <i>, <c~C> in enumerate(<S>) if <B!>] | 1 list(range(<G>))
-1 [<I>, <I>] | 1 [<N>] * <H> | 1 list(<DSI>.values()) | 1 list(<DII>.keys()) | 1 list(set(<LI>))
-1 [<a~I> * <b~I> for <a>, <b> in zip(<LI>, <LI>)] | 1 [<y~I> for <x~LI> in <LL> for <y> in <x>] | 1 list(map(lambda x: <lam>, <LI>))
-1 list(filter(lambda x: x <op> <N>, <LI>))
+0.5 sorted(<LI>, key=lambda x: <lam>) | 1 [<I!> for <x~I> in <LI>] | 1 [len(<w~S>) for <w> in <LS>] | 1 [ord(<c~C>) for <c> in <S>]
+1 [<i~I> for <i> in range(len(<S>)) if <B!>] | 1 [<i~I> for <i>, <c~C> in enumerate(<S>) if <B!>] | 0.3 list(range(<G>)) | 1 [<I>, <I>]
+1 [<N>] * <I> | 1 [<I>] + <LI> | 1 list(<DSI>.values()) | 1 list(<DII>.keys()) | 1 list(<DII>.values()) | 1 list(map(lambda x: <lam>, <LI>))
+1 list(set(<LI>)) | 1 [<a~I> * <b~I> for <a>, <b> in zip(<LI>, <LI>)] | 1 [<y~I> for <x~LI> in <LL> for <y> in <x>]
 """,
     "LS": """
-4 <S>.split() | 5 <S>.split(<W>) | 1 <S>.split(<W>, <K>) | 2 <S>.rsplit(<W>, <K>) | 3 <S>.splitlines() | 10 list(<S>) | 1 sorted(<S>)
-1 sorted(<LS>, key=len) | 1 [<S!> for <w~S> in <LS>] | 1 [<S!> for <w~S> in <LS> if <B!>] | 1 [<S!> for <c~C> in <S>]
-1 list(<DSI>.keys()) | 1 sorted(<DSI>) | 1 list(<S>.partition(<W>)) | 1 [<s=S>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<s>), <k>)]
-1 [str(<x~I>) for <x> in <LI>] | 1 list(map(str.upper, <LS>))
+10 <S>.split() | 10 <S>.split(<W>) | 1 <S>.split(<W>, <K>) | 3 <S>.rsplit(<W>, <K>) | 6 <S>.splitlines() | 30 list(<S>) | 0.7 sorted(<S>)
+0.5 sorted(<LS>, key=len) | 1 [<S!> for <w~S> in <LS>] | 1 [<S!> for <c~C> in <S>] | 1 list(<DSI>.keys()) | 0.3 sorted(<DSI>) | 2 list(<S>.rpartition(<W>))
+1 [<s=S>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<s>), <k>)] | 1 [str(<x~I>) for <x> in <LI>] | 1 [<S>, <S>] | 1 [<S>] * <I> | 1 <W>.split()
 """,
-    "LL": "1 [<LI>, <LI>]\n1 [[<x~I>, <I!>] for <x> in <LI>]\n1 [<l=LI>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<l>), <k>)]",
+    "LL": "1 [<LI>, <LI>] | 1 [[<x~I>, <I!>] for <x> in <LI>] | 1 [<l=LI>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<l>), <k>)]",
     "DSI DII DSS DIS": """
-3 <T>.copy() | 1 dict(<T>) | 1 dict(sorted(<T>.items())) | 1 {<k~F>: <v~E> for <k>, <v> in <T>.items() if <B!>}
-1 {<k~F>: <v~E> for <v>, <k> in zip(<LE>, <LF>)} | 2 dict.fromkeys(<LF>, <E>) | 1 dict(zip(<LF>, <LE>))
+3 <T>.copy() | 0.7 dict(<T>) | 0.3 dict(sorted(<T>.items())) | 1 {<k~F>: <v~E> for <k>, <v> in <T>.items() if <B!>} | 1 dict.fromkeys(<LF>, <E>)
+1 dict(zip(<LF>, <LE>))
 """,
-    "DSI": "1 {<c~C>: <s=S>.count(<c>) for <c> in <s>}\n1 {<w~S>: len(<w>) for <w> in <LS>}\n1 dict.fromkeys(<S>, <N>)",
-    "DII": "1 dict(enumerate(<LI>))\n1 {<x~I>: <I!> for <x> in <LI>}",
-    "DIS": "1 dict(enumerate(<LS>))\n1 {<v~I>: <k~S> for <k>, <v> in <DSI>.items()}\n1 {len(<w~S>): <w> for <w> in <LS>}",
+    "DSI": "1 {<c~C>: <s=S>.count(<c>) for <c> in <s>} | 1 {<w~S>: len(<w>) for <w> in <LS>} | 0.7 dict.fromkeys(<S>, <N>)",
+    "DII": "1 dict(enumerate(<LI>)) | 1 {<x~I>: <I!> for <x> in <LI>}",
+    "DIS": "1 dict(enumerate(<LS>)) | 1 {<v~I>: <k~S> for <k>, <v> in <DSI>.items()}",
     "DSS": "1 {<w~S>: <S!> for <w> in <LS>}",
     "O": """
-2 <S>.partition(<W>) | 2 <S>.rpartition(<W>) | 4 (<I>, <I>) | 4 (<S>, <I>) | 2 (<S>, <S>) | 2 [<S>, <S>] | 1 (<LI>, <I>) | 1 [<I>, <S>]
-2 list(<DSI>.items()) | 1 sorted(<DII>.items(), key=lambda x: x[1]) | 2 list(enumerate(<LS>)) | 1 list(zip(<LI>, <LS>)) | 1 tuple(<LI>)
-1 tuple(<LS>) | 1 <DSI>.popitem() | 1 {'<key>': <I>, '<key>': <S>} | 1 None
+2 <S>.partition(<W>) | 2 <S>.rpartition(<W>) | 2 (<I>, <I>) | 3 (<S>, <I>) | 2 (<S>, <S>) | 2 [<S>, <S>] | 1 (<LI>, <I>) | 2 [<I>, <I>] | 1 [<I>, <S>]
+4 list(<DSI>.items()) | 2 list(<DII>.items()) | 0.5 sorted(<DII>.items(), key=lambda x: x[1]) | 1 list(enumerate(<LS>)) | 1 list(zip(<LI>, <LS>))
+1 tuple(<LI>) | 1 <DSI>.popitem() | 1 {<S>: <LI>} | 1 {<S>: <S>} | 1 {'<key>': <I>, '<key>': <S>} | 1 <S>.encode('utf-8')
 """,
 }
 
 STATEMENTS = """
-6 <=I:> += <K> | 2 <=I:> -= <K> | 1 <=I:> *= <K> | 5 <=S:> += <W> | 8 <=LI>.append(<I>) | 8 <=LS>.append(<S>) | 4 <=LI>.insert(<J>, <I>)
-3 <=LS>.insert(<J>, <S>) | 6 <=LI>.pop() | 4 <=LI>.pop(<J>) | 2 <=LS>.pop(<J>) | 1 <=LS>.pop() | 2 <=LI>.remove(<I>) | 1 <=LS>.remove(<S>)
-4 <=LI>.extend(<LI>) | 2 <=LS>.extend(<LS>) | 6 <=LI>.reverse() | 3 <=LS>.reverse() | 4 <=LI>.sort() | 1 <=LI>.sort(reverse=True)
-2 <=LS>.sort() | 1 <=LI>.clear() | 1 <=LL>.append(<LI>) | 1 <=LL>.reverse() | 2 <=LI>[<J>] = <I> | 1 <=LS>[<J>] = <S> | 1 del <=LI>[<J>]
-1 del <=LS>[<J>] | 2 <=LI:> += [<I>] | 5 <=DSI>[<S>] = <I> | 4 <=DII>[<I>] = <I> | 2 <=DSS>[<S>] = <S> | 3 <=DIS>[<I>] = <S>
-2 <=DSI>.pop(<S>, None) | 2 <=DSI>.update({<S>: <I>}) | 2 <=DII>.update({<I>: <I>}) | 2 <=DSI>.popitem() | 1 <=DIS>.setdefault(<I>, <S>)
-1 <=DSI>.clear() | 2 <a:I>, <b:I> = <I>, <I> | 1 <a:S>, <b:S> = <S>, <S> | 1 <a:S>, _, <b:S> = <S>.partition(<W>)
-1 <l=LI:>[0], <l>[-1] = <l>[-1], <l>[0]
+3 <=I:> += <K> | 1 <=I:> -= <K> | 1 <=I:> *= <H> | 2 <=S:> += <W> | 9 <=LI>.append(<I>) | 7 <=LS>.append(<S>) | 2 <=LS>.append(<W>)
+7 <=LI>.insert(<J>, <I>) | 5 <=LS>.insert(<J>, <S>) | 2 <=LS>.insert(<J>, <W>) | 6 <=LI>.pop() | 7 <=LI>.pop(<J>) | 3 <=LS>.pop(<J>)
+2 <=LS>.pop() | 4 <=LI>.remove(<=I>) | 2 <=LS>.remove(<=S>) | 6 <=LI>.extend(<LI>) | 4 <=LS>.extend(<LS>) | 12 <=LI>.reverse()
+8 <=LS>.reverse() | 5 <=LI>.sort() | 2 <=LI>.sort(reverse=True) | 3 <=LS>.sort() | 6 <=LI>.clear() | 2 <=LS>.clear() | 1 <=LL>.append(<LI>)
+1 <=LL>.reverse() | 3 <=LI>[<J>] = <I> | 3 <=LS>[<J>] = <S> | 3 del <=LI>[<J>] | 1 del <=LS>[<J>] | 1 <=LI:> += [<I>] | 2 <=LI:> += <LI>
+9 <=DSI>[<S>] = <I> | 9 <=DII>[<I>] = <I> | 9 <=DSS>[<S>] = <S> | 9 <=DIS>[<I>] = <S> | 2 <=DSI>.pop(<=S>, None) | 4 <=DSI>.update({<S>: <I>})
+2 <=DSI>.update(<DSI>) | 2 <=DSS>.update(<DSS>) | 3 <=DII>.update({<I>: <I>}) | 5 <=DSI>.popitem() | 3 <=DII>.popitem() | 2 <=DIS>.setdefault(<I>, <S>)
+3 <=DSI>.clear() | 2 <=DII>.clear() | 1 <a:I>, <b:I> = <I>, <I> | 1 <a:S>, <b:S> = <S>, <S> | 1 <a:S>, _, <b:S> = <S>.rpartition(<W>)
+1 <k:S>, <v:I> = <=DSI>.popitem() | 1 <l=LI:>[0], <l>[-1] = <l>[-1], <l>[0]
+"""
+
+# Loops that grow a new variable <o>: how often for each of its types, then the loop's head.
+LOOPS = """
+S 24, LS 11, I 12: for <c~C> in <S>:
+S 8, LS 2, I 3: for <i~I> in range(len(<s=S>)):<item>
+S 2, LI 2, I 1: for <i~I>, <c~C> in enumerate(<=S>):
+LI 14, I 8: for <x~I> in <=LI>:
+LI 6, I 4: for <i~I> in range(len(<l=LI>)):<item>
+LI 2: for <i~I>, <x~I> in enumerate(<=LI>):
+LS 9, S 3, I 4: for <w~S> in <LS>:
+LS 2, S 2: for <i~I> in range(len(<l=LS>)):<item>
+LI 2, S 1: for <i~I> in range(<I>):
+S 1, LS 1: for <a~C>, <b~C> in zip(<=S>, <S>):
+LS 5, I 1: for <k~S>, <v~I> in <=DSI>.items():
+LI 5, I 1: for <k~I>, <v~I> in <=DII>.items():
+LS 3, S 2: for <k~I>, <v~S> in <=DIS>.items():
+LS 3, S 2: for <k~S>, <v~S> in <=DSS>.items():
+LI 2, I 2: for <v~I> in <=DSI>.values():
+LS 1: for <k~S> in <=DSI>:
 """
 
 COMPOUND = """
-12 if <B>:
+24 if <B>:
     return <ret>
-8 if <B>:
+18 if <B>:
     <block>
-4 if <B>:
+10 if <B>:
     <block>
 else:
     <block>
@@ -134,67 +153,51 @@ else:
     <block>
 elif <B>:
     <block>
-20 <o:S> = ''
-for <c~C> in <=S>:
-    <upd>
-8 <o:LS> = []
-for <c~C> in <=S>:
-    <upd>
-10 <o:I> = 0
-for <c~C> in <=S>:
-    <upd>
-5 <o:S> = ''
-for <i~I> in range(len(<s=S>)):
-    if <I!> % <H> == 0:
-        <o> += <s>[<i>]
-    else:
-        <o> += <s>[<i>].upper()
-4 <o:LI> = []
-for <i~I> in range(len(<s=S>)):
-    if <s>[<i>] == <C>:
-        <o>.append(<i>)
-3 for <i~I> in range(len(<=S>)):
+3 for <i~I> in range(len(<s=S>)):<item>
     <block>
-3 for <i~I>, <c~C> in enumerate(<=S>):
+4 for <i~I> in range(len(<l=LI>)):<item>
     <block>
-10 <o:LI> = []
-for <x~I> in <=LI>:
-    <upd>
-6 <o:I> = <0>
-for <x~I> in <=LI>:
-    <upd>
-3 for <i~I> in range(len(<l=LI:>)):
+2 for <i~I> in range(len(<l=LS>)):<item>
+    <block>
+6 for <_~I> in range(<I>):
+    <block>
+4 for <i~I> in range(<K>):
+    <block>
+3 for <c~C> in <S>:
+    <block>
+3 for <x~I> in <=LI>:
+    <block>
+2 for <w~S> in <LS>:
+    <block>
+4 for <i~I> in range(len(<l=LI:>)):
     <l>[<i>] = <I!>
 3 for <i~I> in range(<K>, len(<l=LI:>)):
     <l>[<i>] = <l>[<i> - 1] + <l>[<i>]
-3 for <i~I> in range(0, len(<l=LI:>), 2):
+4 for <i~I> in range(0, len(<l=LI:>), 2):
     <l>.append(<l>[<i>])
+2 for <i~I> in range(len(<l=LI:>)):
+    <l>.insert(<i>, <l>[<i>] + <K>)
 3 <o:LI> = []
 for <i~I> in range(len(<l=LI>) - 1):
     if <l>[<i>] <op> <l>[<i> + 1]:
         <o>.append(<l>[<i>])
-2 for <i~I> in range(len(<l=LI:>) - 1, -1, -1):
+4 for <i~I> in range(len(<l=LI:>) - 1, -1, -1):
     if <l>[<i>] <op> <I>:
         <l>.pop(<i>)
-6 <o:LS> = []
-for <w~S> in <=LS>:
-    <upd>
-3 <o:I> = 0
-for <w~S> in <=LS>:
-    <upd>
-2 <o:S> = ''
-for <w~S> in <=LS>:
-    <upd>
-3 for <i~I> in range(len(<l=LS:>)):
+3 for <x~I> in <l=LI>[:]:
+    if <B!>:
+        <l>.remove(<x>)
+4 for <i~I> in range(len(<l=LS:>)):
     <l>[<i>] = <l>[<i>]<smeth>
 3 for <c~C> in <M>:
     <s=S:> = <s>.replace(<c>, <W>)
-3 for <_~I> in range(<K>):
-    <block>
-3 <o:DSI> = {}
+3 for <c~C> in <=S>:
+    if <c> in <l=LS:>:
+        <l>.remove(<c>)
+4 <o:DSI> = {}
 for <c~C> in <=S>:
-    <o>[<c>] = <o>.get(<c>, 0) + 1
-3 <o:DSI> = {}
+    <o>[<c>] = <o>.get(<c>, 0) + <K>
+4 <o:DSI> = {}
 for <c~C> in <=S>:
     if <c> in <o>:
         <o>[<c>] += 1
@@ -203,90 +206,112 @@ for <c~C> in <=S>:
 2 <o:DII> = {}
 for <x~I> in <=LI>:
     <o>[<x>] = <I!>
-3 <o:DSI> = {}
+2 <o:DII> = dict()
+for <i~I> in range(len(<l=LI>)):
+    <o>[<l>[<i>]] = <i>
+4 <o:DSI> = {}
 for <w~S> in <=LS>:
     <o>[<w>] = <I!>
-4 <o:DSI> = {}
+2 <o:O> = {}
+for <w~S> in <=LS>:
+    <o>.setdefault(<I!>, []).append(<w>)
+5 <o:DSI> = {}
 for <k~S>, <v~I> in <=DSI>.items():
     if <B!>:
         <o>[<k>] = <v>
-4 <o:LS> = []
-for <k~S>, <v~I> in <=DSI>.items():
-    <upd>
-4 <o:LI> = []
+4 <o:DII> = {}
 for <k~I>, <v~I> in <=DII>.items():
-    <upd>
-3 for <k~S> in list(<d=DSI:>.keys()):
-    <d>[<k>] = <I>
-2 for <k~I>, <v~I> in list(<d=DII:>.items()):
-    if <B!>:
-        del <d>[<k>]
-2 <o:DIS> = {}
+    <o>[<v>] = <k>
+4 <o:DIS> = {}
 for <k~S>, <v~I> in <=DSI>.items():
     <o>[<v>] = <k>
-2 <o:I> = 0
+4 <o:DSS> = {}
+for <k~S>, <v~S> in <=DSS>.items():
+    <o>[<v>] = <S!>
+3 for <k~S> in list(<d=DSI:>.keys()):
+    <d>[<k>] = <I>
+3 for <k~S>, <v~I> in <d=DSI:>.items():
+    <d>[<k>] = <I!>
+3 for <k~I>, <v~I> in list(<d=DII:>.items()):
+    if <B!>:
+        del <d>[<k>]
+3 for <k~S>, <v~I> in <=DSI>.items():
+    if <k> in <d=DSI:>:
+        <d>[<k>] += <v>
+    else:
+        <d>[<k>] = <v>
+3 <o:I> = 0
 for <k~S> in <d=DSI>:
     <o> += <d>[<k>]
-2 <o:S> = ''
-for <k~I>, <v~S> in <=DIS>.items():
-    <o> += <S!>
-2 <o:LS> = []
-for <k~S>, <v~S> in <=DSS>.items():
-    <upd>
-2 <o:LS> = []
-for <a~C>, <b~C> in zip(<=S>, <S>):
-    <upd>
+2 for <x~LI> in <=LL:>:
+    <x>.sort()
 2 <o:LI> = []
 for <x~LI> in <=LL>:
     for <y~I> in <x>:
         <upd>
-2 for <x~LI> in <=LL:>:
-    <x>.sort()
-2 <o:S> = ''
-for <w~S> in <=LS>:
+3 <o:S> = ''
+for <w~S> in <LS>:
     for <c~C> in <w>:
         <upd>
-1 <o:LI> = []
+2 <o:LI> = []
 for <a~I> in <l=LI>:
     for <b~I> in <l>:
         if <a> <op> <b>:
             <o>.append(<a> + <b>)
             break
-6 while len(<l=LI:>) > <K>:
+10 while len(<l=LI:>) > <K>:
     <l>.pop(<0>)
-2 while <l=LI:> and <l>[-1] <op> <I>:
+6 while <l=LI:> and <l>[-1] <op> <I>:
     <l>.pop()
-5 <o:LI> = []
+8 <o:LI> = []
 while <l=LI:>:
     <o>.append(<l>.pop(<0>))
-5 <i:I> = 0
+4 <o:LS> = []
+while len(<l=LS:>) > <K>:
+    <o>.append(<l>.pop(<0>) + <W>)
+4 <i:I> = 0
 while <i> < len(<s=S>):
     if <s>[<i>] == <C>:
         break
     <i> += 1
-3 while <s=S:> and <s>[0] == <C>:
+4 <i:I> = <I>
+while <i> > 0:
+    <s=S:> = <s> + <C>
+    <i> -= <K>
+4 while <s=S:> and <s>[0] == <C>:
     <s> = <s>[1:]
-3 while <s=S:>.endswith(<w:=X>):
+4 while <s=S:>.endswith(<w:=X>):
     <s> = <s>[:-len(<w>)]
-3 while <w:=X> in <s=S:>:
+4 while <w:=X> in <s=S:>:
     <s> = <s>.replace(<w>, '', 1)
-3 <o:S> = ''
+6 while <w=C> and <w> in <s=S:>:
+    <s> = <s>.replace(<w>, '', 1)
+4 <o:S> = ''
 while <s=S:>:
     <o> += <s>[0]
     <s> = <s>[<K>:]
-2 <o:I> = 0
+4 <o:I> = 0
 while <n=I:> > 0:
     <o> += <n> % 10
     <n> //= <P>
-2 <o:LS> = []
-while len(<s=S:>) > <K>:
-    <o>.append(<s>[:<k:=K>])
-    <s> = <s>[<k>:]
-2 <i:I> = <s=S>.find(<w:=X>)
+4 <i:I> = <s=S>.find(<w:=X>)
 while <i> != -1 and <i> < <P>:
     <i> = <s>.find(<w>, <i> + 1)
-3 while len(<d=DSI:>) > <K>:
+6 <o:I> = 0
+while <w:=X> in <s=S:>:
+    <s> = <s>[<s>.index(<w>) + 1:]
+    <o> += 1
+8 while len(<d=DSI:>) > <K>:
     <d>.popitem()
+4 while <d=DII:>:
+    <k:I>, <v:I> = <d>.popitem()
+    if <k> <op> <v>:
+        break
+4 <o:LS> = []
+while True:
+    if len(<o>) >= <K>:
+        break
+    <o>.append(<S>)
 2 try:
     <a:I> = <S>.index(<W>)
 except ValueError:
@@ -299,10 +324,10 @@ except ValueError:
 
 UPDATES = {
     "S": """
-4 <o> += <S!> | 2 <o> = <S!> + <o>
-6 if <B!>:
+6 <o> += <S!> | 2 <o> = <S!> + <o>
+7 if <B!>:
     <o> += <S!>
-5 if <B!>:
+6 if <B!>:
     <o> += <S!>
 else:
     <o> += <S!>
@@ -318,10 +343,12 @@ elif <B!>:
 <o> += <S!>
 """,
     "I": """
-6 if <B!>:
+9 if <B!>:
+    <o> += 1
+1 if <B!>:
     <o> += <K>
 2 <o> += <I!>
-3 if <B!>:
+2 if <B!>:
     <o> += <I!>
 1 if <B!>:
     <o> += 1
@@ -333,10 +360,10 @@ else:
 1 <o> = max(<o>, <I!>)
 """,
     "LI LS": """
-4 <o>.append(<E!>)
-6 if <B!>:
+6 <o>.append(<E!>) | 2 <o>.insert(0, <E!>) | 1 <o> += [<E!>]
+8 if <B!>:
     <o>.append(<E!>)
-3 if <B!>:
+4 if <B!>:
     <o>.append(<E!>)
 else:
     <o>.append(<E!>)
@@ -344,48 +371,54 @@ else:
     <o>.append(<E!>)
 else:
     <o>.insert(0, <E!>)
-1 <o>.insert(0, <E!>) | 1 <o> += [<E!>]
 1 if <v> not in <o>:
     <o>.append(<v>)
 1 if <B!>:
     break
 <o>.append(<E!>)
+1 if <B!>:
+    continue
+<o>.append(<E!>)
 """,
 }
 
 ENDS = """
-8 if <B>:
+9 if <B>:
     return <ret>
 else:
     return <ret>
-6 if <B>:
+5 if <B>:
     return <ret>
 return <ret>
-3 if <B>:
+4 if <B>:
     return <yes>
 return <no>
-2 if <B>:
+4 if <B>:
     return <yes>
 else:
     return <no>
-2 return <yes> if <B> else <no>
-4 for <c~C> in <=S>:
+1 return <yes> if <B> else <no>
+8 for <c~C> in <=S>:
     if <B!>:
         return <no>
 return <yes>
-2 for <i~I> in range(len(<s=S>)):
+3 for <i~I> in range(len(<s=S>)):
     if <s>[<i>] == <C>:
         return <i>
 return -1
-2 for <x~I> in <=LI>:
+2 for <i~I> in range(len(<s=S>) - 1, -1, -1):<item>
+    if <B!>:
+        return <s>[:<i>]
+return <s>
+3 for <x~I> in <=LI>:
     if <B!>:
         return <no>
 return <yes>
-2 for <w~S> in <=LS>:
+3 for <w~S> in <=LS>:
     if <B!>:
         return <no>
 return <yes>
-1 for <k~S>, <v~I> in <=DSI>.items():
+2 for <k~S>, <v~I> in <=DSI>.items():
     if <B!>:
         return <k>
 return <no>
@@ -428,7 +461,7 @@ CHARSETS = ["'aeiou'", "'aeiou'", "'AEIOU'", "'aeiouAEIOU'", "'0123456789'", "'.
 ANSWERS = [("True", "False")] * 5 + [("False", "True"), ("'yes'", "'no'"), ("'Yes'", "'No'"), ("1", "0"), ("'valid'", "'invalid'"), ("'found'", "'none'"), ("0", "-1"), ("'ok'", "'error'")]
 FIXED = {"K": [1, 1, 2, 2, 2, 3, 3, 4, 5], "H": [2, 2, 2, 2, 3, 3, 4, 5], "P": [2, 3, 5, 10, 10], "J": [0, 0, 0, 1, 1, -1, -1, 2, 3, -2], "G": range(3, 15), "M": CHARSETS,
          "Q": ["''", "''", "''", "''", "' '", "' '", "', '", "','", "'-'", "'_'", r"'\n'", "'|'", "' - '"]}  # literals
-SPECIAL = {"op": ["<", ">", ">", "==", "!=", ">=", "<="], "0": ["0", "0", "-1"], "key": WORDS, "lam": ["-x", "abs(x)", "x % 3", "x * 2", "x + 1"],
+SPECIAL = {"news": ["''"], "newi": ["0", "0", "0", "0", "1", "-1"], "newli": ["[]"], "newls": ["[]", "[]", "[]", "list()"], "op": "> > > > < < < == == == == != >= <=".split(), "0": ["0", "0", "-1"], "key": WORDS, "lam": ["-x", "abs(x)", "x % 3", "x * 2", "x + 1"],
            "smeth": [".upper()", ".lower()", ".strip()", ".title()", "[::-1]", ".capitalize()"]}
 
 
@@ -499,12 +532,12 @@ HOLE = re.compile(r"<([a-z_0-9]*)(:=|[=:~]?)([A-Z]*)([!:]?)>")
 ACCEPT = {"S": ("S",), "W": ("W", "C"), "C": ("C",), "I": ("I",), "J": ("I",), "G": ("I",), "N": ("I",)}  # hole -> types of variables it takes
 FORCED = ACCEPT | {"S": ("S", "C", "W")}  # the same, where a certain variable has to be read
 HELD = {"S", "LI", "LS", "LL", "DSI", "DII", "DSS", "DIS"}  # types whose literals say little: a variable is wanted
-KINDS = [*HELD, "I", "B", "C", "W", "O"]
+KINDS = [*HELD, "I", "B", "C", "W", "V", "O"]
 KINDS.sort()
 TAKES = {kind: FORCED.get(kind, (kind,)) for kind in [*KINDS, "J", "G", "N"]} | {"B": ("B", "I", "S", "C", "W", "LI", "LS", "DSI", "DII")}
 LITERAL = {"W": 0.55, "C": 0.5, "X": 1, "J": 0.7, "G": 0.7, "N": 0.85, "I": 0.12, "K": 1, "H": 1, "P": 1, "M": 1, "Q": 1}  # how often a literal
-TARGETS = "S S S S S S S S I I I I LS LS LS LS LI LI LI LI DSI DII DSS DIS B W LL".split()  # types of assigned expressions
-RESULTS = "S S S S S S S I I I I LS LS LI LI B O O O".split()  # and of returned ones
+TARGETS = {"S": 8, "I": 4, "LS": 4, "LI": 4, "DSI": 1, "DII": 1, "DSS": 1, "DIS": 1, "B": 1, "W": 1, "LL": 1}  # types of assigned expressions
+RESULTS = {"S": 8, "I": 4, "LS": 3, "LI": 4, "DSI": 1, "DII": 1, "DSS": 1, "DIS": 1, "B": 2, "O": 2}  # and of returned ones
 PARTS = {"LI": "I", "LS": "S", "LL": "LI"}  # <E>, the items of a list
 
 
@@ -518,11 +551,10 @@ class Template:
             self.pieces.append(text[position:hole.start()])
             line = text[text.rfind("\n", 0, hole.start()) + 1:hole.start()]
             before, after = text[:hole.start()].rstrip(" "), text[hole.end():].lstrip(" ")
-            ends = statement or after  # what follows an expression's template is not known
-            opened = before == "" or before[-1] in "([{,:" or re.search(r"(^|[^=<>!+*/%-])[-+*/]?=$|\b(if|while|return|elif|else)$", before) or ends and before.endswith(" in")
+            opened = before == "" or before[-1] in "([{,:" or re.search(r"(^|[^=<>!+*/%-])[-+*/]?=$|\b(if|while|return|elif|else)$", before)
             closed = after == "" or after[0] in ")]},:\n" or after.startswith("for ")
             boolean = (opened or re.search(r"\b(and|or|not)$", before)) and (closed or re.match(r"(and|or|if)\b", after))
-            level = 3 if opened and closed else 1 if boolean else 0
+            level = 3 if opened and closed else 2 if closed and after and before.endswith(" in") else 1 if boolean else 0
             key, mark, kind, flag = hole.groups()
             self.pieces.append((key, mark, kind, flag or changes and mark == "=", line if not line.strip() else "", level))
             position = hole.end()
@@ -534,22 +566,31 @@ class Template:
             pass
         self.level = 3 if re.search(r" (if|for) |lambda", flat) else 2 if re.search(r"\b(and|or)\b", flat) else 1 if " " in flat else 0
         self.holes = {piece[2] for piece in self.pieces[1::2] if piece[2] and piece[1] in ("", "=") and piece[3] != "!"}
+        if "<block>" in text:
+            self.holes |= {"B"}
         self.needs = Counter(piece[2] for piece in self.pieces[1::2] if piece[1] == "=")
 
 
 def grammar(text: str, **options) -> list[tuple[int, Template]]:
-    parts = re.split(r"(?:^| \| )(\d+) ", text, flags=re.MULTILINE)
-    return [(int(weight), Template(body.rstrip("\n"), **options)) for weight, body in zip(parts[1::2], parts[2::2])]
+    parts = re.split(r"(?:^| \| )([\d.]+) ", text, flags=re.MULTILINE)
+    return [(float(weight), Template(body.rstrip("\n"), **options)) for weight, body in zip(parts[1::2], parts[2::2])]
 
 
 class Choice:
-    """Templates by weight: all of them, and those that can read a variable of a given type."""
+    """Templates by weight: all of them, and those that can read a variable of a given type. V: an argument of type C or W, mostly looked for."""
 
     def __init__(self, found):
-        self.all = self.cumulated(found)
-        self.reading = {kind: self.cumulated([(weight, template) for weight, template in found
-                                              if any(kind in TAKES.get(hole, ()) for hole in template.holes)])
-                        for kind in KINDS}
+        self.all, self.reading = self.cumulated(found), {}
+        for kind in KINDS:
+            kinds = {"V": {"W", "C"}, "W": {"W", "C"}}.get(kind, {kind})
+            fitting = [(weight, template) for weight, template in found if any(kinds & set(TAKES.get(hole, ())) for hole in template.holes)]
+            if kind in ("V", "W"):
+                fitting = [(weight if template.holes & {"W", "C"} else weight / 8, template) for weight, template in fitting]
+            self.reading[kind] = self.cumulated(fitting)
+
+    def share(self, kind: str) -> float:
+        """How much of the weight can read this type."""
+        return (self.reading[kind][0] or [0])[-1] / self.all[0][-1]
 
     @staticmethod
     def cumulated(found):
@@ -573,7 +614,20 @@ def expanded(tables: dict[str, str], **options) -> dict[str, Choice]:
 
 
 EXPRESSIONS, UPDATES = expanded(EXPRESSIONS), expanded(UPDATES, statement=True)
+COMPOUND += "".join(f"{weight} <o:{kind}> = <new{kind.lower()}>\n{head}\n    <upd>\n"
+                    for kinds, head in re.findall("(.*?): (for .*)", LOOPS) for kind, weight in (part.split() for part in kinds.split(",")))
 SIMPLE, COMPOUND, ENDS = (Choice(grammar(text, statement=True, changes=text is STATEMENTS)) for text in (STATEMENTS, COMPOUND, ENDS))
+
+
+def sources(targets: dict[str, int]) -> dict[str, list[int]]:
+    """Type of a variable -> weights of the types that an expression which reads it may have: by how many templates there are."""
+    return {kind: [weight * EXPRESSIONS[target].share(kind) for target, weight in targets.items()] for kind in KINDS}
+
+
+TARGETS, RESULTS = ((list(targets), sources(targets)) for targets in (TARGETS, RESULTS))
+# how often an assignment, a simple statement, a compound one, by the type of the variable that it shall read
+OUTER = {kind: [0.3, min(3 * SIMPLE.share(kind), 0.45), 1.2 * COMPOUND.share(kind)] for kind in KINDS}
+INNER = {kind: [0.25, min(3 * SIMPLE.share(kind), 0.6), 0.1] for kind in KINDS}
 SIGNATURE_WEIGHTS = list(itertools.accumulate(weight for weight, _ in SIGNATURES))
 
 
@@ -590,6 +644,7 @@ class Writer:
         kinds = SIGNATURES[bisect.bisect(SIGNATURE_WEIGHTS, rng.random() * SIGNATURE_WEIGHTS[-1])][1]
         for kind in kinds:
             self.parameter(kind)
+        self.given = set(self.scope)
 
     def parameter(self, kind: str) -> None:
         """Draw an argument; later ones are often a piece of earlier ones, and an index fits."""
@@ -634,14 +689,20 @@ class Writer:
             return None
         fresh = [name for name in names if name not in self.read]
         if fresh and self.rng.random() < 0.7:
-            return fresh[-1]
+            return fresh[-1] if self.rng.random() < 0.5 else self.rng.choice(fresh)
         return names[-1] if self.rng.random() < 0.5 else self.rng.choice(names)
+
+    def kind(self, name: str) -> str:
+        """Which of a Choice's tables to draw from for a template that reads this variable."""
+        return "V" if self.scope[name] == "C" and name in self.given else self.scope[name]
 
     def possible(self, template: Template) -> bool:
         """Are there variables for its <=T>, and for each of its other holes a variable or a fair literal?"""
         scope = [kind for name, kind in self.scope.items() if not (template.statement and name in self.fixed)]
         if any(scope.count(need) < count for need, count in template.needs.items()):
             return False
+        if template.holes & {"W", "C"} and not {"W", "C"} & set(scope) and self.rng.random() < 0.5:
+            return False  # texts to look for are mostly arguments
         return all(need in scope for need in template.holes if need in HELD)
 
     def expression(self, kind: str, depth: int, must: str | None = None) -> tuple[str, int]:
@@ -651,13 +712,13 @@ class Writer:
             name, grow = must if self.scope[must] in FORCED.get(kind, accepted) else None, 0.5
         else:
             literal = LITERAL.get(kind, 0)
-            name, grow = self.pick(accepted) if literal < 1 else None, 0.7 if kind == "B" else 0.28
-            if rng.random() < literal and (name is None or name in self.read or rng.random() < 0.2):
+            name, grow = self.pick(accepted) if literal < 1 else None, {"B": 0.7, "W": 0.1}.get(kind, 0.28)
+            if rng.random() < (literal if name is None or literal == 1 else 0.35 * literal):
                 return self.literal(kind), 0
         if kind in EXPRESSIONS and (depth > 0 and (name is None or rng.random() < grow) or kind == "B" and name is None):
             for _ in range(10):
                 about = must or self.pick(KINDS)
-                template = EXPRESSIONS[kind].draw(rng, self.scope[about]) if about else None
+                template = EXPRESSIONS[kind].draw(rng, self.kind(about)) if about else None
                 if template and self.possible(template) and not (depth < 1 and template.deep):
                     return self.fill(template, depth - 1, about), template.level
         name = name or self.pick(accepted) or next((found for found, has in reversed(self.scope.items()) if has == kind and kind in HELD), None)
@@ -687,23 +748,21 @@ class Writer:
 
     def fill(self, template: Template, depth: int, must: str | None = None, keys=None) -> str:
         """The template's text. `must` goes into its first hole that takes it; new variables enter the scope at its end, temporary ones leave it."""
-        keys, temporary, new, changed, fixed = dict(keys or {}), [], {}, [], set()
+        keys, temporary, new, changed, fixed = dict(keys or {}), {}, {}, [], set()
         texts, focus, avoid = list(template.pieces), self.focus, self.avoid
         self.avoid = set()
         for place in template.order:
             key, mark, kind, flag, indent, level = template.pieces[place]
             takes = must is not None and flag != "!" and self.scope.get(must) in TAKES.get(kind, ())
-            if not kind:
+            if key == "item":  # s[i] stands for a variable
+                item, text = keys.get("s") or keys["l"], ""
+                temporary[f"{item}[{keys['i']}]"] = {"S": "C", "LI": "I", "LS": "S"}[self.scope[item]]
+            elif not kind:
                 text = keys[key] if key in keys else self.special(key, keys, new)
             elif mark in (":", "~"):
                 keys[key] = text = self.new_name(kind, key=key)
-                if mark == ":":
-                    new[text] = kind
-                    self.hidden.add(text)
-                else:
-                    self.scope[text] = kind
-                    temporary.append(text)
-                    self.focus = text
+                self.hidden.add(text)
+                (new if mark == ":" else temporary)[text] = kind
             elif mark == "=":
                 takes = must is not None and self.scope[must] == kind and not (template.statement and must in self.fixed)
                 text = must if takes else self.pick((kind,), free=template.statement) or next(name for name, has in self.scope.items() if has == kind)
@@ -733,8 +792,12 @@ class Writer:
             if not template.statement and text in self.scope and mark != "~" and kind:
                 self.avoid = self.avoid | {text}  # x == x says nothing
             texts[place] = text.replace("\n", "\n" + indent) if indent else text
+            if temporary and (mark == "~" if not template.statement else "\n" in template.pieces[place + 1]):  # not before the loop's head is written
+                self.scope.update(temporary)
+                self.focus = next(reversed(temporary))
         for name in temporary:
             self.scope.pop(name, None)
+            self.hidden.discard(name)
         self.fixed -= fixed
         self.focus, self.avoid = focus, avoid
         for name in changed:  # the newest, and its new value is not read yet
@@ -761,14 +824,12 @@ class Writer:
 
     def statement(self, inside: bool = False) -> str:
         """One statement that reads or changes a variable nothing has read yet, or a new one. inside: within a loop or a branch."""
-        draw, choice = self.rng.random(), None
-        if draw > (0.45 if inside else 0.28):
-            choice = SIMPLE if inside and draw < 0.95 or draw < 0.45 else COMPOUND
         for _ in range(6):
             must = self.focus if inside and self.focus in self.scope and self.rng.random() < 0.6 else self.pick(KINDS)
-            if choice is None or must is None:
+            choice = must and self.rng.choices([None, SIMPLE, COMPOUND], INNER[self.kind(must)] if inside else OUTER[self.kind(must)])[0]
+            if choice is None:
                 break
-            template = choice.draw(self.rng, self.scope[must])
+            template = choice.draw(self.rng, self.kind(must))
             if template and self.possible(template) and not (inside and template.grows):
                 return self.fill(template, 2, must)
         return self.assign(must, inside)
@@ -777,15 +838,17 @@ class Writer:
         """NAME = expression that reads `must`; inside a loop or a branch NAME exists already."""
         rng = self.rng
         for _ in range(8):
-            kind = rng.choice(TARGETS)
-            if must and EXPRESSIONS[kind].reading[self.scope[must]][1]:
-                names = [name for name, found in self.scope.items() if found == kind and name not in self.fixed and name != self.focus]
+            if must and self.scope[must] != "O":
+                kind, = rng.choices(TARGETS[0], TARGETS[1][self.kind(must)])
+                names = [name for name, found in self.scope.items() if found == kind and name not in self.fixed and name != self.focus and "[" not in name]
                 if inside and not names:
                     continue
                 again = must if must in names and rng.random() < 0.5 else rng.choice(names) if names and (inside or rng.random() < 0.1) else None
-                template = EXPRESSIONS[kind].draw(rng, self.scope[must])
+                template = EXPRESSIONS[kind].draw(rng, self.kind(must))
                 if self.possible(template):
                     text = self.fill(template, 1, must)
+                    if again is None and self.scope[must] in HELD and rng.random() < 0.06:
+                        text, kind = must, self.scope[must]
                     name = again or self.new_name(kind)
                     self.scope.pop(name, None)
                     self.scope[name] = kind
@@ -801,12 +864,16 @@ class Writer:
     def returned(self, trivial: bool = False) -> str:
         """What a return gives back: a variable, an expression that reads one, or an answer."""
         rng, must, best = self.rng, self.pick(KINDS), None
-        if must is None or rng.random() < 0.02:
+        if must is None:
             return self.literal("I")
-        plain = self.scope[must] not in ("W", "C", "I", "B") and not trivial and rng.random() < 0.5
+        if self.scope[must] == "LS" and rng.random() < 0.5:
+            self.read.add(must)
+            return f"{self.literal('Q')}.join({must})"
+        plain = self.scope[must] == "O" or self.scope[must] not in ("W", "C", "I", "B") and not trivial and rng.random() < 0.65
         for _ in range(0 if plain else 6):
-            template, read = EXPRESSIONS[rng.choice(RESULTS)].draw(rng, self.scope[must]), set(self.read)
-            if template and self.possible(template):
+            kind, = rng.choices(RESULTS[0], RESULTS[1][self.kind(must)])
+            template, read = EXPRESSIONS[kind].draw(rng, self.kind(must)), set(self.read)
+            if self.possible(template):
                 text = self.fill(template, 2, must)
                 left = len(self.scope.keys() - self.read)
                 if best is None or left < best[0]:  # the one that leaves the fewest variables unread
@@ -825,7 +892,7 @@ class Writer:
             lines += self.statement().split("\n")
             count = sum(not line.startswith((" ", "el", "except")) for line in lines)
         must = self.pick(KINDS)
-        end = ENDS.draw(rng, self.scope[must]) if must and rng.random() < 0.22 else None
+        end = ENDS.draw(rng, self.kind(must)) if must and rng.random() < 0.22 else None
         lines += (self.fill(end, 2, must) if end and self.possible(end) else f"return {self.returned(trivial=not lines)}").split("\n")
         return {"code": head + "".join("\n    " + line for line in lines), "call": call}
 
