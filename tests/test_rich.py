@@ -32,7 +32,7 @@ def test_programs_parse_and_are_called_with_literals_that_fit_the_parameters():
 
 def test_most_programs_run_and_their_results_vary():
     traces = list(sandbox.trace_many((row["code"], row["call"]) for row in ROWS))
-    assert sum(trace.status == "ok" for trace in traces) >= 0.9 * len(ROWS), Counter(trace.error for trace in traces).most_common(5)
+    assert sum(trace.status == "ok" for trace in traces) >= 0.85 * len(ROWS), Counter(trace.error for trace in traces).most_common(5)
     assert not any(trace.status in ("timeout", "memory", "syntax") for trace in traces)
     assert len({trace.value for trace in traces}) > 0.55 * len(ROWS)
 

@@ -42,24 +42,24 @@ CONTEXT = 2048  # tokens of prompt and response that the model can read
 
 EXPRESSIONS = {
     "S": """
-16 <S>.replace(<W>, <W>) | 1 <S>.replace(<W>, <W>, <K>) | 8 <S>.lower() | 7 <S>.upper() | 2 <S>.swapcase() | 2 <S>.title() | 2 <S>.capitalize()
+11 <S>.replace(<W>, <W>) | 1 <S>.replace(<W>, <W>, <K>) | 8 <S>.lower() | 7 <S>.upper() | 2 <S>.swapcase() | 2 <S>.title() | 2 <S>.capitalize()
 1 <S>.casefold() | 3 <S>.strip() | 1 <S>.strip(<W>) | 1 <S>.lstrip(<W>) | 2 <S>.rstrip(<W>) | 1 <S>.lstrip() | 1 <S>.rstrip() | 3 <S>[<J>:]
 3 <S>[:<J>] | 1 <S>[<J>:<I>] | 1 <S>[<K>:-<K>] | 4 <S>[::-1] | 1 <S>[::<H>] | 1 <S>[len(<W>):] | 5 <S> + <W> | 3 <W> + <S> | 5 <S> + <S>
 1 <S> + <W> + <S> | 2 <S> * <H> | 2 <C> * <I> | 14 <Q>.join(<LS>) | 1 <W>.join(<LS>) | 1 ''.join(reversed(<S>)) | 0.4 ''.join(sorted(<S>))
 1 ''.join(<c~C> for <c> in <S> if <B!>) | 1 ''.join([<c~C> for <c> in <S> if <B!>]) | 1 ''.join([<S!> for <c~C> in <S>])
 1 <Q>.join([<S!> for <w~S> in <LS>]) | 1 <Q>.join(str(<x~I>) for <x> in <LI>) | 1 <Q>.join(map(str, <LI>)) | 3 <S>.removeprefix(<W>)
-2 <S>.removesuffix(<W>) | 1 <S>.ljust(<G>, <C>) | 1 <S>.ljust(<G>) | 1 <S>.rjust(<G>, <C>) | 1 <S>.rjust(<G>) | 1 <S>.center(<G>, <C>)
-1 <S>.center(<G>) | 0.5 <S>.zfill(<G>) | 2 <S>.expandtabs(<K>) | 5 str(<I>) | 1 f'{<=S>}{<=I>}' | 1 f'{<=S>}-{<=S>}' | 1 f'{<=I>}: {<=S>}'
+2 <S>.removesuffix(<W>) | 0.5 <S>.ljust(<G>, <C>) | 0.5 <S>.ljust(<G>) | 1 <S>.rjust(<G>, <C>) | 1 <S>.rjust(<G>) | 0.5 <S>.center(<G>, <C>)
+0.5 <S>.center(<G>) | 0.5 <S>.zfill(<G>) | 2 <S>.expandtabs(<K>) | 5 str(<I>) | 1 f'{<=S>}{<=I>}' | 1 f'{<=S>}-{<=S>}' | 1 f'{<=I>}: {<=S>}'
 0.5 '{} {}'.format(<S>, <I>) | 0.5 '{}: {}'.format(<S>, <I>) | 1 '%s=%s' % (<S>, <I>) | 1 <S>.partition(<W>)[0] | 1 <S>.partition(<W>)[2]
-1 <S>.rpartition(<W>)[0] | 1 <S>.rpartition(<W>)[2] | 1 <S>.split(<W>)[<J>] | 1 <S>.rsplit(<W>, 1)[0] | 0.4 <S> if <B> else <S> | 3 <LS>[<J>]
+0.7 <S>.rpartition(<W>)[0] | 0.4 <S>.rpartition(<W>)[2] | 1 <S>.split(<W>)[<J>] | 1 <S>.rsplit(<W>, 1)[0] | 0.4 <S> if <B> else <S> | 3 <LS>[<J>]
 1 max(<LS>, key=len) | 1 <DSS>[<=S>] | 1 <DSS>.get(<S>, <W>) | 1 <DIS>.get(<I>, <W>) | 1 list(<DSI>)[<J>]
 1 <S>.translate(str.maketrans(<C>, <C>)) | 1 <S>.translate(str.maketrans('', '', <W>)) | 0.4 <S>.translate({ord(<C>): <W>})
 """,
-    "C": "6 <S>[<J>] | 3 <S>[<I>] | 1 <S>[-1] | 1 <C>.upper() | 1 <C>.lower() | 1 chr(ord(<C>) + <K>)",
-    "W": "0.5 <S>[:<K>] | 0.5 <S>[-<K>:] | 2 <S>[<J>] | 1 <C>.upper() | 1 <C> * <H> | 1 <C> + <C>",
+    "C": "6 <S>[<J>] | 2 <S>[<I>] | 1 <S>[-1] | 1 <C>.upper() | 1 <C>.lower() | 1 chr(ord(<C>) + <K>)",
+    "W": "0.5 <S>[:<K>] | 0.5 <S>[-<K>:] | 1 <S>[<J>] | 1 <C>.upper() | 1 <C> * <H> | 1 <C> + <C>",
     "I": """
 22 len(<S>) | 10 len(<LI>) | 6 len(<LS>) | 1 len(<DSI>) | 1 len(<DII>) | 5 len(<S>) - <K> | 2 len(<S>) // 2 | 2 len(<LI>) - 1 | 2 len(<LI>) // 2
-6 <S>.count(<W>) | 6 <S>.find(<W>) | 3 <S>.rfind(<W>) | 3 <S>.index(<W>) | 3 <S>.rindex(<W>) | 3 <LI>.count(<I>) | 3 <LI>.index(<=I>)
+6 <S>.count(<W>) | 6 <S>.find(<W>) | 3 <S>.rfind(<W>) | 2 <S>.index(<W>) | 2 <S>.rindex(<W>) | 3 <LI>.count(<I>) | 3 <LI>.index(<=I>)
 1 <LS>.count(<S>) | 1 <LS>.index(<=S>) | 4 <I> + <K> | 5 <I> - <K> | 3 <I> + <I> | 3 <I> - <I> | 3 <I> * <H> | 2 <I> * <I> | 3 <I> // <H>
 1 <I> % <H> | 1 sum(<LI>) | 1 max(<LI>) | 1 min(<LI>) | 1 abs(<I>) | 5 <LI>[<J>] | 2 <LI>[<I>] | 4 <LI>.pop() | 2 <LI>.pop(<J>) | 1 max(<I>, <I>)
 1 min(<I>, <I>) | 1 divmod(<I>, <H>)[<0>] | 1 len(set(<S>)) | 1 sum(1 for <c~C> in <S> if <B!>) | 1 sum(<x~I> for <x> in <LI> if <B!>)
@@ -70,10 +70,10 @@ EXPRESSIONS = {
     "B": """
 6 <S>.isdigit() | 2 <S>.isalpha() | 4 <S>.isupper() | 4 <S>.islower() | 2 <S>.isalnum() | 2 <S>.isspace() | 3 <S>.isnumeric() | 2 <S>.isdecimal()
 2 <S>.istitle() | 2 <S>.isascii() | 1 <S>.isidentifier() | 8 <S>.startswith(<W>) | 6 <S>.endswith(<W>) | 4 <W> in <S> | 2 <W> not in <S>
-3 <C> in <M> | 1 <C> not in <M> | 8 <C> == <C> | 3 <C> != <C> | 2 <S> == <S> | 1 <S> == <S>[::-1] | 1 <S> == '' | 1 <S>.count(<W>) > <K>
+3 <C> in <M> | 1 <C> not in <M> | 8 <C> == <C> | 3 <C> != <C> | 1 <=S> == <=S> | 0.5 <=S> == <W> | 1 <s=S> == <s>[::-1] | 1 <S> == '' | 1 <S>.count(<W>) > <K>
 3 len(<S>) <op> <K> | 2 len(<S>) == <I> | 2 len(<S>) <op> <I> | 1 <S>.find(<W>) != -1 | 6 <I> <op> <N> | 5 <I> <op> <I> | 2 <I> % <H> == 0
 1 <I> % 2 == 1 | 3 <I> in <LI> | 1 <I> not in <LI> | 2 <S> in <LS> | 1 <S> not in <LS> | 2 len(<LI>) <op> <K> | 1 len(<LI>) == <K>
-1 len(<LS>) <op> <K> | 1 <LI>.count(<I>) > <K> | 1 <LI>[0] <op> <I> | 1 <LI>[0] <op> <LI>[-1] | 1 <LI> == <LI>[::-1] | 1 not <=S> | 0.5 not <=LI>
+1 len(<LS>) <op> <K> | 1 <LI>.count(<I>) > <K> | 1 <LI>[0] <op> <I> | 1 <LI>[0] <op> <LI>[-1] | 1 <l=LI> == <l>[::-1] | 1 not <=S> | 0.5 not <=LI>
 0.3 not <B> | 1.2 <B> and <B> | 0.6 <B> or <B> | 4 <S> in <DSI> | 4 <I> in <DII> | 4 <S> in <DSS> | 4 <I> in <DIS> 
 0.5 not <S>.isalpha() | 0.5 not <S>.isdigit() | 0.5 not <S>.startswith(<W>) | 1 isinstance(<S>, str) | 1 all(<B!> for <c~C> in <S>) | 1 any(<B!> for <x~I> in <LI>)
 """,
@@ -84,15 +84,15 @@ EXPRESSIONS = {
     "LI": """
 0.5 sorted(<LI>, key=lambda x: <lam>) | 1 [<I!> for <x~I> in <LI>] | 1 [len(<w~S>) for <w> in <LS>] | 1 [ord(<c~C>) for <c> in <S>]
 1 [<i~I> for <i> in range(len(<S>)) if <B!>] | 1 [<i~I> for <i>, <c~C> in enumerate(<S>) if <B!>] | 0.3 list(range(<G>)) | 1 [<I>, <I>]
-1 [<N>] * <I> | 1 [<I>] + <LI> | 1 list(<DSI>.values()) | 1 list(<DII>.keys()) | 1 list(<DII>.values()) | 1 list(map(lambda x: <lam>, <LI>))
-1 list(set(<LI>)) | 1 [<a~I> * <b~I> for <a>, <b> in zip(<LI>, <LI>)] | 1 [<y~I> for <x~LI> in <LL> for <y> in <x>]
+1 [<N>] * <I> | 1 [<I>] + <LI> | 1 list(<DSI>.values()) | 3 list(<DII>.keys()) | 2 list(<DII>.values()) | 2 list(<DIS>.keys()) | 1 list(map(lambda x: <lam>, <LI>))
+1 list(set(<LI>)) | 1 [<a~I> * <b~I> for <a>, <b> in zip(<LI>, <LI>)] | 3 [<y~I> for <x~LI> in <LL> for <y> in <x>] | 3 [len(<x~LI>) for <x> in <LL>] | 3 [sum(<x~LI>) for <x> in <LL>] | 4 <LL>[<J>]
 """,
     "LS": """
 10 <S>.split() | 10 <S>.split(<W>) | 1 <S>.split(<W>, <K>) | 3 <S>.rsplit(<W>, <K>) | 6 <S>.splitlines() | 30 list(<S>) | 0.7 sorted(<S>)
-0.5 sorted(<LS>, key=len) | 1 [<S!> for <w~S> in <LS>] | 1 [<S!> for <c~C> in <S>] | 1 list(<DSI>.keys()) | 0.3 sorted(<DSI>) | 2 list(<S>.rpartition(<W>))
+0.5 sorted(<LS>, key=len) | 1 [<S!> for <w~S> in <LS>] | 1 [<S!> for <c~C> in <S>] | 3 list(<DSI>.keys()) | 2 list(<DSS>.values()) | 0.3 sorted(<DSI>) | 0.5 list(<S>.rpartition(<W>))
 1 [<s=S>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<s>), <k>)] | 1 [str(<x~I>) for <x> in <LI>] | 1 [<S>, <S>] | 1 [<S>] * <I> | 1 <W>.split()
 """,
-    "LL": "1 [<LI>, <LI>] | 1 [[<x~I>, <I!>] for <x> in <LI>] | 1 [<l=LI>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<l>), <k>)]",
+    "LL": "0.2 [<LI>, <LI>] | 1 [[<x~I>, <I!>] for <x> in <LI>] | 1 [<l=LI>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<l>), <k>)]",
     "DSI DII DSS DIS": """
 3 <T>.copy() | 0.7 dict(<T>) | 0.3 dict(sorted(<T>.items())) | 1 {<k~F>: <v~E> for <k>, <v> in <T>.items() if <B!>} | 1 dict.fromkeys(<LF>, <E>)
 1 dict(zip(<LF>, <LE>))
@@ -102,35 +102,35 @@ EXPRESSIONS = {
     "DIS": "1 dict(enumerate(<LS>)) | 1 {<v~I>: <k~S> for <k>, <v> in <DSI>.items()}",
     "DSS": "1 {<w~S>: <S!> for <w> in <LS>}",
     "O": """
-2 <S>.partition(<W>) | 2 <S>.rpartition(<W>) | 2 (<I>, <I>) | 3 (<S>, <I>) | 2 (<S>, <S>) | 2 [<S>, <S>] | 1 (<LI>, <I>) | 2 [<I>, <I>] | 1 [<I>, <S>]
+1 <S>.partition(<W>) | 1 <S>.rpartition(<W>) | 2 (<I>, <I>) | 3 (<S>, <I>) | 2 (<S>, <S>) | 2 [<S>, <S>] | 1 (<LI>, <I>) | 2 [<I>, <I>] | 1 [<I>, <S>]
 4 list(<DSI>.items()) | 2 list(<DII>.items()) | 0.5 sorted(<DII>.items(), key=lambda x: x[1]) | 1 list(enumerate(<LS>)) | 1 list(zip(<LI>, <LS>))
-1 tuple(<LI>) | 1 <DSI>.popitem() | 1 {<S>: <LI>} | 1 {<S>: <S>} | 1 {'<key>': <I>, '<key>': <S>} | 1 <S>.encode('utf-8')
+1 tuple(<LI>) | 1 <DSI>.popitem() | 1 {<S>: <LI>} | 1 {<S>: <S>} | 1 {'<key>': <I>, '<key>': <S>} | 3 <S>.encode('utf-8')
 """,
 }
 
 STATEMENTS = """
 3 <=I:> += <K> | 1 <=I:> -= <K> | 1 <=I:> *= <H> | 2 <=S:> += <W> | 9 <=LI>.append(<I>) | 7 <=LS>.append(<S>) | 2 <=LS>.append(<W>)
 7 <=LI>.insert(<J>, <I>) | 5 <=LS>.insert(<J>, <S>) | 2 <=LS>.insert(<J>, <W>) | 6 <=LI>.pop() | 7 <=LI>.pop(<J>) | 3 <=LS>.pop(<J>)
-2 <=LS>.pop() | 4 <=LI>.remove(<=I>) | 2 <=LS>.remove(<=S>) | 6 <=LI>.extend(<LI>) | 4 <=LS>.extend(<LS>) | 12 <=LI>.reverse()
+2 <=LS>.pop() | 6 <=LI>.remove(<I>) | 4 <=LS>.remove(<S>) | 6 <=LI>.extend(<LI>) | 4 <=LS>.extend(<LS>) | 12 <=LI>.reverse()
 8 <=LS>.reverse() | 5 <=LI>.sort() | 2 <=LI>.sort(reverse=True) | 3 <=LS>.sort() | 6 <=LI>.clear() | 2 <=LS>.clear() | 1 <=LL>.append(<LI>)
 1 <=LL>.reverse() | 3 <=LI>[<J>] = <I> | 3 <=LS>[<J>] = <S> | 3 del <=LI>[<J>] | 1 del <=LS>[<J>] | 1 <=LI:> += [<I>] | 2 <=LI:> += <LI>
 9 <=DSI>[<S>] = <I> | 9 <=DII>[<I>] = <I> | 9 <=DSS>[<S>] = <S> | 9 <=DIS>[<I>] = <S> | 2 <=DSI>.pop(<=S>, None) | 4 <=DSI>.update({<S>: <I>})
-2 <=DSI>.update(<DSI>) | 2 <=DSS>.update(<DSS>) | 3 <=DII>.update({<I>: <I>}) | 5 <=DSI>.popitem() | 3 <=DII>.popitem() | 2 <=DIS>.setdefault(<I>, <S>)
-3 <=DSI>.clear() | 2 <=DII>.clear() | 1 <a:I>, <b:I> = <I>, <I> | 1 <a:S>, <b:S> = <S>, <S> | 1 <a:S>, _, <b:S> = <S>.rpartition(<W>)
+2 <=DSI>.update(<DSI>) | 2 <=DSS>.update(<DSS>) | 3 <=DII>.update({<I>: <I>}) | 9 <=DSI>.popitem() | 6 <=DII>.popitem() | 2 <=DIS>.setdefault(<I>, <S>)
+3 <=DSI>.clear() | 2 <=DII>.clear() | 1 <a:I>, <b:I> = <I>, <I> | 1 <a:S>, <b:S> = <S>, <S> | 0.5 <a:S>, _, <b:S> = <S>.rpartition(<W>)
 1 <k:S>, <v:I> = <=DSI>.popitem() | 1 <l=LI:>[0], <l>[-1] = <l>[-1], <l>[0]
 """
 
 # Loops that grow a new variable <o>: how often for each of its types, then the loop's head.
 LOOPS = """
-S 24, LS 11, I 12: for <c~C> in <S>:
-S 8, LS 2, I 3: for <i~I> in range(len(<s=S>)):<item>
+S 22, LS 20, I 11: for <c~C> in <S>:
+S 11, LS 6, I 4: for <i~I> in range(len(<s=S>)):<item>
 S 2, LI 2, I 1: for <i~I>, <c~C> in enumerate(<=S>):
 LI 14, I 8: for <x~I> in <=LI>:
-LI 6, I 4: for <i~I> in range(len(<l=LI>)):<item>
+LI 10, I 6: for <i~I> in range(len(<l=LI>)):<item>
 LI 2: for <i~I>, <x~I> in enumerate(<=LI>):
 LS 9, S 3, I 4: for <w~S> in <LS>:
-LS 2, S 2: for <i~I> in range(len(<l=LS>)):<item>
-LI 2, S 1: for <i~I> in range(<I>):
+LS 5, S 2: for <i~I> in range(len(<l=LS>)):<item>
+LI 4, LS 2, S 2: for <i~I> in range(<I>):
 S 1, LS 1: for <a~C>, <b~C> in zip(<=S>, <S>):
 LS 5, I 1: for <k~S>, <v~I> in <=DSI>.items():
 LI 5, I 1: for <k~I>, <v~I> in <=DII>.items():
@@ -537,7 +537,7 @@ KINDS.sort()
 TAKES = {kind: FORCED.get(kind, (kind,)) for kind in [*KINDS, "J", "G", "N"]} | {"B": ("B", "I", "S", "C", "W", "LI", "LS", "DSI", "DII")}
 LITERAL = {"W": 0.55, "C": 0.5, "X": 1, "J": 0.7, "G": 0.7, "N": 0.85, "I": 0.12, "K": 1, "H": 1, "P": 1, "M": 1, "Q": 1}  # how often a literal
 TARGETS = {"S": 8, "I": 4, "LS": 4, "LI": 4, "DSI": 1, "DII": 1, "DSS": 1, "DIS": 1, "B": 1, "W": 1, "LL": 1}  # types of assigned expressions
-RESULTS = {"S": 8, "I": 4, "LS": 3, "LI": 4, "DSI": 1, "DII": 1, "DSS": 1, "DIS": 1, "B": 2, "O": 2}  # and of returned ones
+RESULTS = {"S": 8, "I": 4, "LS": 3, "LI": 4, "DSI": 1, "DII": 1, "DSS": 1, "DIS": 1, "B": 1, "O": 2}  # and of returned ones
 PARTS = {"LI": "I", "LS": "S", "LL": "LI"}  # <E>, the items of a list
 
 
@@ -626,7 +626,7 @@ def sources(targets: dict[str, int]) -> dict[str, list[int]]:
 
 TARGETS, RESULTS = ((list(targets), sources(targets)) for targets in (TARGETS, RESULTS))
 # how often an assignment, a simple statement, a compound one, by the type of the variable that it shall read
-OUTER = {kind: [0.3, min(3 * SIMPLE.share(kind), 0.45), 1.2 * COMPOUND.share(kind)] for kind in KINDS}
+OUTER = {kind: [0.3, min(3 * SIMPLE.share(kind), 0.5), 1.5 * COMPOUND.share(kind)] for kind in KINDS}
 INNER = {kind: [0.25, min(3 * SIMPLE.share(kind), 0.6), 0.1] for kind in KINDS}
 SIGNATURE_WEIGHTS = list(itertools.accumulate(weight for weight, _ in SIGNATURES))
 
@@ -717,7 +717,7 @@ class Writer:
                 return self.literal(kind), 0
         if kind in EXPRESSIONS and (depth > 0 and (name is None or rng.random() < grow) or kind == "B" and name is None):
             for _ in range(10):
-                about = must or self.pick(KINDS)
+                about = must or self.pick(KINDS) or next(reversed(self.scope), None)
                 template = EXPRESSIONS[kind].draw(rng, self.kind(about)) if about else None
                 if template and self.possible(template) and not (depth < 1 and template.deep):
                     return self.fill(template, depth - 1, about), template.level
