@@ -123,13 +123,13 @@ STATEMENTS = """
 # Loops that grow a new variable <o>: how often for each of its types, then the loop's head.
 LOOPS = """
 S 22, LS 20, I 11: for <c~C> in <S>:
-S 11, LS 6, I 4: for <i~I> in range(len(<s=S>)):<item>
+S 11, LS 6, I 4: for <i~I> in range(len(<s=S>))<item>:
 S 2, LI 2, I 1: for <i~I>, <c~C> in enumerate(<=S>):
 LI 14, I 8: for <x~I> in <=LI>:
-LI 10, I 6: for <i~I> in range(len(<l=LI>)):<item>
+LI 10, I 6: for <i~I> in range(len(<l=LI>))<item>:
 LI 2: for <i~I>, <x~I> in enumerate(<=LI>):
 LS 9, S 3, I 4: for <w~S> in <LS>:
-LS 5, S 2: for <i~I> in range(len(<l=LS>)):<item>
+LS 5, S 2: for <i~I> in range(len(<l=LS>))<item>:
 LI 4, LS 2, S 2: for <i~I> in range(<I>):
 S 1, LS 1: for <a~C>, <b~C> in zip(<=S>, <S>):
 LS 5, I 1: for <k~S>, <v~I> in <=DSI>.items():
@@ -141,295 +141,64 @@ LS 1: for <k~S> in <=DSI>:
 """
 
 COMPOUND = """
-24 if <B>:
-    return <ret>
-18 if <B>:
-    <block>
-10 if <B>:
-    <block>
-else:
-    <block>
-1 if <B>:
-    <block>
-elif <B>:
-    <block>
-3 for <i~I> in range(len(<s=S>)):<item>
-    <block>
-4 for <i~I> in range(len(<l=LI>)):<item>
-    <block>
-2 for <i~I> in range(len(<l=LS>)):<item>
-    <block>
-6 for <_~I> in range(<I>):
-    <block>
-4 for <i~I> in range(<K>):
-    <block>
-3 for <c~C> in <S>:
-    <block>
-3 for <x~I> in <=LI>:
-    <block>
-2 for <w~S> in <LS>:
-    <block>
-4 for <i~I> in range(len(<l=LI:>)):
-    <l>[<i>] = <I!>
-3 for <i~I> in range(<K>, len(<l=LI:>)):
-    <l>[<i>] = <l>[<i> - 1] + <l>[<i>]
-4 for <i~I> in range(0, len(<l=LI:>), 2):
-    <l>.append(<l>[<i>])
-2 for <i~I> in range(len(<l=LI:>)):
-    <l>.insert(<i>, <l>[<i>] + <K>)
-3 <o:LI> = []
-for <i~I> in range(len(<l=LI>) - 1):
-    if <l>[<i>] <op> <l>[<i> + 1]:
-        <o>.append(<l>[<i>])
-4 for <i~I> in range(len(<l=LI:>) - 1, -1, -1):
-    if <l>[<i>] <op> <I>:
-        <l>.pop(<i>)
-3 for <x~I> in <l=LI>[:]:
-    if <B!>:
-        <l>.remove(<x>)
-4 for <i~I> in range(len(<l=LS:>)):
-    <l>[<i>] = <l>[<i>]<smeth>
-3 for <c~C> in <M>:
-    <s=S:> = <s>.replace(<c>, <W>)
-3 for <c~C> in <=S>:
-    if <c> in <l=LS:>:
-        <l>.remove(<c>)
-4 <o:DSI> = {}
-for <c~C> in <=S>:
-    <o>[<c>] = <o>.get(<c>, 0) + <K>
-4 <o:DSI> = {}
-for <c~C> in <=S>:
-    if <c> in <o>:
-        <o>[<c>] += 1
-    else:
-        <o>[<c>] = <K>
-2 <o:DII> = {}
-for <x~I> in <=LI>:
-    <o>[<x>] = <I!>
-2 <o:DII> = dict()
-for <i~I> in range(len(<l=LI>)):
-    <o>[<l>[<i>]] = <i>
-4 <o:DSI> = {}
-for <w~S> in <=LS>:
-    <o>[<w>] = <I!>
-2 <o:O> = {}
-for <w~S> in <=LS>:
-    <o>.setdefault(<I!>, []).append(<w>)
-5 <o:DSI> = {}
-for <k~S>, <v~I> in <=DSI>.items():
-    if <B!>:
-        <o>[<k>] = <v>
-4 <o:DII> = {}
-for <k~I>, <v~I> in <=DII>.items():
-    <o>[<v>] = <k>
-4 <o:DIS> = {}
-for <k~S>, <v~I> in <=DSI>.items():
-    <o>[<v>] = <k>
-4 <o:DSS> = {}
-for <k~S>, <v~S> in <=DSS>.items():
-    <o>[<v>] = <S!>
-3 for <k~S> in list(<d=DSI:>.keys()):
-    <d>[<k>] = <I>
-3 for <k~S>, <v~I> in <d=DSI:>.items():
-    <d>[<k>] = <I!>
-3 for <k~I>, <v~I> in list(<d=DII:>.items()):
-    if <B!>:
-        del <d>[<k>]
-3 for <k~S>, <v~I> in <=DSI>.items():
-    if <k> in <d=DSI:>:
-        <d>[<k>] += <v>
-    else:
-        <d>[<k>] = <v>
-3 <o:I> = 0
-for <k~S> in <d=DSI>:
-    <o> += <d>[<k>]
-2 for <x~LI> in <=LL:>:
-    <x>.sort()
-2 <o:LI> = []
-for <x~LI> in <=LL>:
-    for <y~I> in <x>:
-        <upd>
-3 <o:S> = ''
-for <w~S> in <LS>:
-    for <c~C> in <w>:
-        <upd>
-2 <o:LI> = []
-for <a~I> in <l=LI>:
-    for <b~I> in <l>:
-        if <a> <op> <b>:
-            <o>.append(<a> + <b>)
-            break
-10 while len(<l=LI:>) > <K>:
-    <l>.pop(<0>)
-6 while <l=LI:> and <l>[-1] <op> <I>:
-    <l>.pop()
-8 <o:LI> = []
-while <l=LI:>:
-    <o>.append(<l>.pop(<0>))
-4 <o:LS> = []
-while len(<l=LS:>) > <K>:
-    <o>.append(<l>.pop(<0>) + <W>)
-4 <i:I> = 0
-while <i> < len(<s=S>):
-    if <s>[<i>] == <C>:
-        break
-    <i> += 1
-4 <i:I> = <I>
-while <i> > 0:
-    <s=S:> = <s> + <C>
-    <i> -= <K>
-4 while <s=S:> and <s>[0] == <C>:
-    <s> = <s>[1:]
-4 while <s=S:>.endswith(<w:=X>):
-    <s> = <s>[:-len(<w>)]
-4 while <w:=X> in <s=S:>:
-    <s> = <s>.replace(<w>, '', 1)
-6 while <w=C> and <w> in <s=S:>:
-    <s> = <s>.replace(<w>, '', 1)
-4 <o:S> = ''
-while <s=S:>:
-    <o> += <s>[0]
-    <s> = <s>[<K>:]
-4 <o:I> = 0
-while <n=I:> > 0:
-    <o> += <n> % 10
-    <n> //= <P>
-4 <i:I> = <s=S>.find(<w:=X>)
-while <i> != -1 and <i> < <P>:
-    <i> = <s>.find(<w>, <i> + 1)
-6 <o:I> = 0
-while <w:=X> in <s=S:>:
-    <s> = <s>[<s>.index(<w>) + 1:]
-    <o> += 1
-8 while len(<d=DSI:>) > <K>:
-    <d>.popitem()
-4 while <d=DII:>:
-    <k:I>, <v:I> = <d>.popitem()
-    if <k> <op> <v>:
-        break
-4 <o:LS> = []
-while True:
-    if len(<o>) >= <K>:
-        break
-    <o>.append(<S>)
-2 try:
-    <a:I> = <S>.index(<W>)
-except ValueError:
-    <a> = -1
-1 try:
-    <=LI>.remove(<I>)
-except ValueError:
-    pass
+24 if <B>: return <ret> | 18 if <B>: <block> | 10 if <B>: <block> / else: <block> | 1 if <B>: <block> / elif <B>: <block>
+3 for <i~I> in range(len(<s=S>))<item>: <block> | 4 for <i~I> in range(len(<l=LI>))<item>: <block>
+2 for <i~I> in range(len(<l=LS>))<item>: <block> | 6 for <_~I> in range(<I>): <block> | 4 for <i~I> in range(<K>): <block>
+3 for <c~C> in <S>: <block> | 3 for <x~I> in <=LI>: <block> | 2 for <w~S> in <LS>: <block>
+4 for <i~I> in range(len(<l=LI:>)): <l>[<i>] = <I!> | 3 for <i~I> in range(<K>, len(<l=LI:>)): <l>[<i>] = <l>[<i> - 1] + <l>[<i>]
+4 for <i~I> in range(0, len(<l=LI:>), 2): <l>.append(<l>[<i>]) | 2 for <i~I> in range(len(<l=LI:>)): <l>.insert(<i>, <l>[<i>] + <K>)
+3 <o:LI> = []; for <i~I> in range(len(<l=LI>) - 1): if <l>[<i>] <op> <l>[<i> + 1]: <o>.append(<l>[<i>])
+4 for <i~I> in range(len(<l=LI:>) - 1, -1, -1): if <l>[<i>] <op> <I>: <l>.pop(<i>) | 3 for <x~I> in <l=LI>[:]: if <B!>: <l>.remove(<x>)
+4 for <i~I> in range(len(<l=LS:>)): <l>[<i>] = <l>[<i>]<smeth> | 3 for <c~C> in <M>: <s=S:> = <s>.replace(<c>, <W>)
+3 for <c~C> in <=S>: if <c> in <l=LS:>: <l>.remove(<c>) | 4 <o:DSI> = {}; for <c~C> in <=S>: <o>[<c>] = <o>.get(<c>, 0) + <K>
+4 <o:DSI> = {}; for <c~C> in <=S>: if <c> in <o>: <o>[<c>] += 1 / else: <o>[<c>] = <K>
+2 <o:DII> = {}; for <x~I> in <=LI>: <o>[<x>] = <I!> | 2 <o:DII> = dict(); for <i~I> in range(len(<l=LI>)): <o>[<l>[<i>]] = <i>
+4 <o:DSI> = {}; for <w~S> in <=LS>: <o>[<w>] = <I!> | 2 <o:O> = {}; for <w~S> in <=LS>: <o>.setdefault(<I!>, []).append(<w>)
+5 <o:DSI> = {}; for <k~S>, <v~I> in <=DSI>.items(): if <B!>: <o>[<k>] = <v>
+4 <o:DII> = {}; for <k~I>, <v~I> in <=DII>.items(): <o>[<v>] = <k> | 4 <o:DIS> = {}; for <k~S>, <v~I> in <=DSI>.items(): <o>[<v>] = <k>
+4 <o:DSS> = {}; for <k~S>, <v~S> in <=DSS>.items(): <o>[<v>] = <S!> | 3 for <k~S> in list(<d=DSI:>.keys()): <d>[<k>] = <I>
+3 for <k~S>, <v~I> in <d=DSI:>.items(): <d>[<k>] = <I!> | 3 for <k~I>, <v~I> in list(<d=DII:>.items()): if <B!>: del <d>[<k>]
+3 for <k~S>, <v~I> in <=DSI>.items(): if <k> in <d=DSI:>: <d>[<k>] += <v> / else: <d>[<k>] = <v>
+3 <o:I> = 0; for <k~S> in <d=DSI>: <o> += <d>[<k>] | 2 for <x~LI> in <=LL:>: <x>.sort()
+2 <o:LI> = []; for <x~LI> in <=LL>: for <y~I> in <x>: <upd> | 3 <o:S> = ''; for <w~S> in <LS>: for <c~C> in <w>: <upd>
+2 <o:LI> = []; for <a~I> in <l=LI>: for <b~I> in <l>: if <a> <op> <b>: <o>.append(<a> + <b>); break
+10 while len(<l=LI:>) > <K>: <l>.pop(<0>) | 6 while <l=LI:> and <l>[-1] <op> <I>: <l>.pop()
+8 <o:LI> = []; while <l=LI:>: <o>.append(<l>.pop(<0>)) | 4 <o:LS> = []; while len(<l=LS:>) > <K>: <o>.append(<l>.pop(<0>) + <W>)
+4 <i:I> = 0; while <i> < len(<s=S>): if <s>[<i>] == <C>: break / <i> += 1 | 4 <i:I> = <I>; while <i> > 0: <s=S:> = <s> + <C>; <i> -= <K>
+4 while <s=S:> and <s>[0] == <C>: <s> = <s>[1:] | 4 while <s=S:>.endswith(<w:=X>): <s> = <s>[:-len(<w>)]
+4 while <w:=X> in <s=S:>: <s> = <s>.replace(<w>, '', 1) | 6 while <w=C> and <w> in <s=S:>: <s> = <s>.replace(<w>, '', 1)
+4 <o:S> = ''; while <s=S:>: <o> += <s>[0]; <s> = <s>[<K>:] | 4 <o:I> = 0; while <n=I:> > 0: <o> += <n> % 10; <n> //= <P>
+4 <i:I> = <s=S>.find(<w:=X>); while <i> != -1 and <i> < <P>: <i> = <s>.find(<w>, <i> + 1)
+6 <o:I> = 0; while <w:=X> in <s=S:>: <s> = <s>[<s>.index(<w>) + 1:]; <o> += 1 | 8 while len(<d=DSI:>) > <K>: <d>.popitem()
+4 while <d=DII:>: <k:I>, <v:I> = <d>.popitem(); if <k> <op> <v>: break
+4 <o:LS> = []; while True: if len(<o>) >= <K>: break / <o>.append(<S>) | 2 try: <a:I> = <S>.index(<W>) / except ValueError: <a> = -1
+1 try: <=LI>.remove(<I>) / except ValueError: pass
 """
 
 UPDATES = {
     "S": """
-6 <o> += <S!> | 2 <o> = <S!> + <o>
-7 if <B!>:
-    <o> += <S!>
-6 if <B!>:
-    <o> += <S!>
-else:
-    <o> += <S!>
-1 if <B!>:
-    <o> += <S!>
-elif <B!>:
-    <o> += <W>
-1 if <B!>:
-    continue
-<o> += <S!>
-1 if <B!>:
-    break
-<o> += <S!>
+6 <o> += <S!> | 2 <o> = <S!> + <o> | 7 if <B!>: <o> += <S!> | 6 if <B!>: <o> += <S!> / else: <o> += <S!>
+1 if <B!>: <o> += <S!> / elif <B!>: <o> += <W> | 1 if <B!>: continue / <o> += <S!> | 1 if <B!>: break / <o> += <S!>
 """,
     "I": """
-9 if <B!>:
-    <o> += 1
-1 if <B!>:
-    <o> += <K>
-2 <o> += <I!>
-2 if <B!>:
-    <o> += <I!>
-1 if <B!>:
-    <o> += 1
-else:
-    <o> -= 1
-1 if <B!>:
-    break
-<o> += <K>
-1 <o> = max(<o>, <I!>)
+9 if <B!>: <o> += 1 | 1 if <B!>: <o> += <K> | 2 <o> += <I!> | 2 if <B!>: <o> += <I!> | 1 if <B!>: <o> += 1 / else: <o> -= 1
+1 if <B!>: break / <o> += <K> | 1 <o> = max(<o>, <I!>)
 """,
     "LI LS": """
-6 <o>.append(<E!>) | 2 <o>.insert(0, <E!>) | 1 <o> += [<E!>]
-8 if <B!>:
-    <o>.append(<E!>)
-4 if <B!>:
-    <o>.append(<E!>)
-else:
-    <o>.append(<E!>)
-2 if <B!>:
-    <o>.append(<E!>)
-else:
-    <o>.insert(0, <E!>)
-1 if <v> not in <o>:
-    <o>.append(<v>)
-1 if <B!>:
-    break
-<o>.append(<E!>)
-1 if <B!>:
-    continue
-<o>.append(<E!>)
+6 <o>.append(<E!>) | 2 <o>.insert(0, <E!>) | 1 <o> += [<E!>] | 8 if <B!>: <o>.append(<E!>)
+4 if <B!>: <o>.append(<E!>) / else: <o>.append(<E!>) | 2 if <B!>: <o>.append(<E!>) / else: <o>.insert(0, <E!>)
+1 if <v> not in <o>: <o>.append(<v>) | 1 if <B!>: break / <o>.append(<E!>) | 1 if <B!>: continue / <o>.append(<E!>)
 """,
 }
 
 ENDS = """
-9 if <B>:
-    return <ret>
-else:
-    return <ret>
-5 if <B>:
-    return <ret>
-return <ret>
-4 if <B>:
-    return <yes>
-return <no>
-4 if <B>:
-    return <yes>
-else:
-    return <no>
-1 return <yes> if <B> else <no>
-8 for <c~C> in <=S>:
-    if <B!>:
-        return <no>
-return <yes>
-3 for <i~I> in range(len(<s=S>)):
-    if <s>[<i>] == <C>:
-        return <i>
-return -1
-2 for <i~I> in range(len(<s=S>) - 1, -1, -1):<item>
-    if <B!>:
-        return <s>[:<i>]
-return <s>
-3 for <x~I> in <=LI>:
-    if <B!>:
-        return <no>
-return <yes>
-3 for <w~S> in <=LS>:
-    if <B!>:
-        return <no>
-return <yes>
-2 for <k~S>, <v~I> in <=DSI>.items():
-    if <B!>:
-        return <k>
-return <no>
-1 try:
-    return <S>.index(<W>)
-except ValueError:
-    return -1
-1 try:
-    return <LI>.index(<I>)
-except ValueError:
-    return -1
+9 if <B>: return <ret> / else: return <ret> | 5 if <B>: return <ret> / return <ret> | 4 if <B>: return <yes> / return <no>
+4 if <B>: return <yes> / else: return <no> | 1 return <yes> if <B> else <no> | 8 for <c~C> in <=S>: if <B!>: return <no> // return <yes>
+3 for <i~I> in range(len(<s=S>)): if <s>[<i>] == <C>: return <i> // return -1
+2 for <i~I> in range(len(<s=S>) - 1, -1, -1)<item>: if <B!>: return <s>[:<i>] // return <s>
+3 for <x~I> in <=LI>: if <B!>: return <no> // return <yes> | 3 for <w~S> in <=LS>: if <B!>: return <no> // return <yes>
+2 for <k~S>, <v~I> in <=DSI>.items(): if <B!>: return <k> // return <no> | 1 try: return <S>.index(<W>) / except ValueError: return -1
+1 try: return <LI>.index(<I>) / except ValueError: return -1
 """
 
 # ---- names, literals and arguments ---------------------------------------------------------------------------------------
@@ -571,9 +340,21 @@ class Template:
         self.needs = Counter(piece[2] for piece in self.pieces[1::2] if piece[1] == "=")
 
 
+def unfold(text: str) -> str:
+    """`if a: b; c / d` on lines of their own: one level deeper after a head's colon, / one and // two levels back."""
+    lines, depth = [], 0
+    for step, part in zip(*[iter(["; ", *re.split(r"(; | / | // )", text)])] * 2):
+        depth -= step.count("/")
+        while head := re.match(r"(for|while|if|elif|else|try|except)\b.*?: ", part):
+            lines.append("    " * depth + head[0].rstrip())
+            depth, part = depth + 1, part[head.end():]
+        lines.append("    " * depth + part)
+    return "\n".join(lines)
+
+
 def grammar(text: str, **options) -> list[tuple[int, Template]]:
     parts = re.split(r"(?:^| \| )([\d.]+) ", text, flags=re.MULTILINE)
-    return [(float(weight), Template(body.rstrip("\n"), **options)) for weight, body in zip(parts[1::2], parts[2::2])]
+    return [(float(weight), Template(unfold(body.rstrip("\n")) if options else body.rstrip("\n"), **options)) for weight, body in zip(parts[1::2], parts[2::2])]
 
 
 class Choice:
@@ -614,7 +395,7 @@ def expanded(tables: dict[str, str], **options) -> dict[str, Choice]:
 
 
 EXPRESSIONS, UPDATES = expanded(EXPRESSIONS), expanded(UPDATES, statement=True)
-COMPOUND += "".join(f"{weight} <o:{kind}> = <new{kind.lower()}>\n{head}\n    <upd>\n"
+COMPOUND += "".join(f"{weight} <o:{kind}> = <new{kind.lower()}>; {head} <upd>\n"
                     for kinds, head in re.findall("(.*?): (for .*)", LOOPS) for kind, weight in (part.split() for part in kinds.split(",")))
 SIMPLE, COMPOUND, ENDS = (Choice(grammar(text, statement=True, changes=text is STATEMENTS)) for text in (STATEMENTS, COMPOUND, ENDS))
 
