@@ -36,8 +36,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
-import re
 import sys
 from collections import Counter
 from math import comb
@@ -262,7 +260,7 @@ def numbers(items: list[dict], seed: int) -> dict:
     """All that is counted over items."""
     found = {"summary": summarize(items, seed), **breakdown(items, seed)}
     failures, statuses = (dict(Counter(item[name] for item in items if item[name])) for name in ("failure", "status"))
-    return found | {"failures": failures, "statuses": statuses, "response_tokens": found["tokens"]["value"]}
+    return found | {"failures": failures, "statuses": statuses}
 
 
 def parts(args):

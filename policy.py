@@ -141,7 +141,7 @@ def save(model, tokenizer, path: Path) -> None:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if int(os.environ.get("RANK", 0)):
+    if rank():
         return
     temporary = path.with_name(path.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -159,7 +159,7 @@ def say(message: str, every_rank: bool = False) -> None:
     """Print a line on stderr, above the progress bar where there is one; of several ranks the first speaks for all."""
     from tqdm import tqdm
 
-    if every_rank or int(os.environ.get("RANK", 0)) == 0:
+    if every_rank or rank() == 0:
         tqdm.write(message, file=sys.stderr)
 
 
@@ -243,7 +243,7 @@ class Run:
     """
 
     def __init__(self, args):
-        self.args, self.rank, self.signal = args, int(os.environ.get("RANK", 0)), 0
+        self.args, self.rank, self.signal = args, rank(), 0
         self.folder, found = args.out / "checkpoints", [None, {"step": 0}]
         self.recent = deque(maxlen=40)  # the last steps' metrics
         if self.rank == 0:
@@ -315,22 +315,22 @@ class Run:
         if stop or done == self.total or done % self.args.save_every == 0:
             folder = self.folder / f"step-{done:06d}"
             with writing(folder):
-                self._write(folder.with_suffix(".tmp"), folder, {"step": done}, model, tokenizer, optimizers)
+                self._write(folder, done, model, tokenizer, optimizers)
         if stop:
             say(f"stopped after {done} of {self.total} steps; the same command goes on from there")
             leave(128 + stop.item())
 
-    def _write(self, temporary: Path, folder: Path, position: dict, model, tokenizer, optimizers: list) -> None:
+    def _write(self, folder: Path, done: int, model, tokenizer, optimizers: list) -> None:
         from torch.distributed.checkpoint import save as save_state
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
-        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        temporary = folder.with_suffix(".tmp")
         if self.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            (temporary / "run.json").write_text(json.dumps(self.settings | position | {"ranks": ranks}, indent=2) + "\n")
+            (temporary / "run.json").write_text(json.dumps(self.settings | {"step": done, "ranks": ranks()}, indent=2) + "\n")
             shutil.copyfile(self.args.out / "metrics.jsonl", temporary / "metrics.jsonl")
-        if ranks > 1:
+        if ranks() > 1:
             torch.distributed.barrier()
         state = {"optimizer": get_optimizer_state_dict(model, optimizers), "random": {str(self.rank): random_states()}}
         with warnings.catch_warnings():
@@ -486,14 +486,13 @@ def memory_errors():
 
 def start_ranks() -> tuple[int, int]:
     """(rank, number of ranks); joins the process group where torchrun started several."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1:
+    if ranks() > 1:
         if torch.cuda.is_available():
             torch.cuda.set_device(default_device())
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         # its threads, left to themselves, may abort a process that ends; vLLM, where it samples, has ended them before
         atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
-    return int(os.environ.get("RANK", 0)), world
+    return rank(), ranks()
 
 
 def leave(code: int):
@@ -519,6 +518,11 @@ def _end_at_once() -> None:
 def ranks() -> int:
     """How many processes torchrun started (vLLM starts a process group of its own in a single one, so that is no sign)."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Which of them this process is, from 0."""
+    return int(os.environ.get("RANK", 0))
 
 
 def all_sum(tensor: torch.Tensor) -> torch.Tensor:

@@ -147,7 +147,7 @@ def test_the_report_of_what_is_done(tmp_path, monkeypatch, capsys):
         for test in ("test", "longer", "plain"):
             path = result(tmp_path / f"runs/seed-0/results/{name}/{test}.json", [("output", int(name == "bilevel"), [1, 0]), ("input", 0, [0])])
             items = json.loads(path.read_text())["items"]
-            path.write_text(json.dumps({"items": items, "summary": evaluate.summarize(items, 0), "response_tokens": 7.0}))
+            path.write_text(json.dumps({"items": items, "summary": evaluate.summarize(items, 0), "tokens": {"value": 7.0}}))
         (tmp_path / f"runs/seed-0/{trained}").mkdir()
         (tmp_path / f"runs/seed-0/{trained}/metrics.jsonl").write_text((json.dumps(key | {"timing": {"step_s": 3.0}}) + "\n") * 20)
     (tmp_path / "runs/seed-old").mkdir()

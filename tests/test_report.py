@@ -52,7 +52,7 @@ def run(tmp_path):
         metric = {"value": 93.12, "interval": [91.04, 95.2]}
         summary = {"final": metric, "step": metric, "gap": {"value": -1.26, "interval": [-2.0, 0.5]}, "wrong_trace": wrong}
         settings = {"model": "runs/m", "data": "test.jsonl", "temperature": "0.0"}
-        (tmp_path / f"{name}.json").write_text(json.dumps({"settings": settings, "n": 500, "summary": summary, "response_tokens": 88.4}))
+        (tmp_path / f"{name}.json").write_text(json.dumps({"settings": settings, "n": 500, "summary": summary, "tokens": {"value": 88.4}}))
     return tmp_path
 
 
@@ -226,7 +226,7 @@ def items() -> list[dict]:
 
 def result_file(path: Path, benchmark: str, anchors: bool, **more) -> Path:
     found = {"settings": {"model": "runs/m", "data": benchmark, "temperature": "0.0"}, "benchmark": benchmark, "anchors": anchors, "n": 4,
-             "summary": evaluate.summarize(items(), 0), "response_tokens": 7.0, "items": items(), **evaluate.breakdown(items(), 0), **more}
+             "summary": evaluate.summarize(items(), 0), "items": items(), **evaluate.breakdown(items(), 0), **more}
     path.write_text(json.dumps(found))
     return path
 
@@ -273,7 +273,7 @@ def test_the_papers_columns_are_those_of_the_method():
 
 
 def test_equal_labels_are_seeds(tmp_path):
-    results = [{"settings": {"model": "m", "data": "d", "temperature": "0.0"}, "n": 9, "response_tokens": 1.0,
+    results = [{"settings": {"model": "m", "data": "d", "temperature": "0.0"}, "n": 9, "tokens": {"value": 1.0},
                 "summary": {name: {"value": value, "interval": [1.0, 2.0]} for name in report.METRICS}} for value in (50.0, 60.0, 10.0)]
     text = report.results_table(results, [Path("x")] * 3, ["a", "a", "b"])
     assert "a: mean of 2" in text and "55.0 (sd 7.1)" in text and "b: mean" not in text  # sd of 50 and 60: sqrt(2) * 5

@@ -318,7 +318,7 @@ def numbers(folder: Path, name: str, seed: int) -> dict | None:
     value = {test: {metric: result["summary"][metric]["value"] for metric in evaluate.METRICS} for test, result in found.items()}
     row = {"arm": name, "label": ARMS[name].label, "seed": seed}
     row |= {f"final_{task}": 100 * mean(item["final"] for item in found["test"]["items"] if item["task"] == task) for task in ("output", "input")}
-    row |= {metric: value["test"][metric] for metric in ("step", "gap", "wrong_trace")} | {"tokens": found["test"]["response_tokens"]}
+    row |= {metric: value["test"][metric] for metric in ("step", "gap", "wrong_trace")} | {"tokens": found["test"]["tokens"]["value"]}
     row |= {"longer_final": value["longer"]["final"], "longer_step": value["longer"]["step"], "plain_final": value["plain"]["final"]}
     trained = folder / (name if ARMS[name].rl is not None else f"sft_{ARMS[name].start}{tag(ARMS[name].data + ARMS[name].toy)}")
     seconds = [sum(record["timing"].values()) for record in read_lines(trained / "metrics.jsonl")]

@@ -28,7 +28,7 @@ from tools import browse  # noqa: E402
 
 NUMBER = int | float
 METRICS = {"final": "final accuracy", "step": "step accuracy", "gap": "gap", "wrong_trace": "right answer, wrong trace"}
-RESULT = {"n": int, "response_tokens": NUMBER, "settings": {"model": str, "data": str, "temperature": str},
+RESULT = {"n": int, "tokens": {"value": NUMBER}, "settings": {"model": str, "data": str, "temperature": str},
           "summary": {name: {"value": NUMBER | None, "interval": [NUMBER | None, NUMBER | None]} for name in METRICS}}
 ITEM = {"id": str | int, "final": NUMBER | None, "steps": [NUMBER], "anchors": [[str, str]], "predicted": [str], "answer": str | None, "status": str,
         "failure": str, "tokens": int, "response": str, "program": str, "call": str, "output": str, "task": str}
@@ -123,7 +123,7 @@ def results_table(results: list[dict], paths: list[Path], labels: list[str]) -> 
     rows = [["", *METRICS.values(), "n", "temperature", "response tokens"]]
     for label, result in zip(labels, results):
         rows.append([label, *(percent(result["summary"][name]) for name in METRICS), str(result["n"]),
-                     result["settings"]["temperature"], f"{result['response_tokens']:.1f}"])
+                     result["settings"]["temperature"], f"{result['tokens']['value']:.1f}"])
     for label in dict.fromkeys(label for label in labels if labels.count(label) > 1):
         seeds = [result for one, result in zip(labels, results) if one == label]
         rows.append([f"{label}: mean of {len(seeds)}", *(spread([seed["summary"][name]["value"] for seed in seeds]) for name in METRICS), "", "", ""])
