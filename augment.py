@@ -919,7 +919,7 @@ def read_programs(source: str, split: str, fields: dict):
     """(iterator of rows, their number or None) of a JSONL file, which is checked first, or of a Hugging Face id."""
     path = Path(source)
     if path.is_file():
-        return read_jsonl(path, fields), sum(1 for _ in read_jsonl(path, fields))
+        return program_rows(path, fields), sum(1 for _ in program_rows(path, fields))
     if path.exists():
         raise BadInput(f"{path}: not a file")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.endswith((".jsonl", ".json", ".gz")):
@@ -934,7 +934,7 @@ def read_programs(source: str, split: str, fields: dict):
     return (checked(row, source, number, fields) for number, row in enumerate(rows, 1)), None
 
 
-def read_jsonl(path: Path, fields: dict, runs: bool = True):
+def program_rows(path: Path, fields: dict, runs: bool = True):
     """Yield the checked rows of a JSONL file, which may be gzipped; blank lines are skipped."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
@@ -961,7 +961,7 @@ def read_benchmarks(paths: list[Path]) -> dict[str, str]:
     """10-gram -> the first program of the benchmark files that has it."""
     found = {}
     for path in paths:
-        for row in read_jsonl(path, FIELDS, runs=False):
+        for row in program_rows(path, FIELDS, runs=False):
             for gram in grams(row["code"]):
                 found.setdefault(gram, f"{path.name} {row['id']}")
     return found

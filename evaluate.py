@@ -38,6 +38,7 @@ import itertools
 import json
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 
@@ -47,13 +48,14 @@ import augment
 import policy
 import rewards
 from tools import benchmarks, reval
-from tools.benchmarks import judge, read_rows, verdicts
+from tools.benchmarks import Benchmark, judge, read_rows, verdicts
 
 METRICS = {"final": "final accuracy", "step": "step accuracy", "gap": "gap", "wrong_trace": "right answer, wrong trace"}
 BENCHMARKS = {"cruxeval-output": benchmarks.Crux("output"), "cruxeval-input": benchmarks.Crux("input"),
               "lcb-output": benchmarks.LiveCodeBench("output"), "lcb-input": benchmarks.LiveCodeBench("input"),
               "reval": reval.REval(), "humaneval": benchmarks.HumanEval(), "mbpp": benchmarks.MBPP()}
-EXAMPLE = "id", "code", "instrumented", "call", "anchors", "output", "task", "prompt"
+EXAMPLES = "runs/toy/test_examples.jsonl"  # the default of --data
+FIELDS = "id", "code", "instrumented", "call", "anchors", "output", "task", "prompt"
 BATCH = policy.ROWS  # responses between two lines of OUT.partial
 Z2 = 1.96 ** 2
 
@@ -169,10 +171,6 @@ def fingerprint(args, prompts: list) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
-def partial_of(out: Path) -> Path:
-    return out.with_name(out.name + ".partial")
-
-
 def read_partial(path: Path, key: str) -> dict[int, list]:
     """{batch: its responses} of a run that was cut off. A last line that was not written to its end is sampled again."""
     found = {}
@@ -224,36 +222,47 @@ def generate(sampler, model, prompts: list[list[int]], partial: Path, args) -> l
 # python evaluate.py --model ...
 
 
+@dataclass
+class Part:
+    """One thing to evaluate, with a result file of its own: a benchmark, asked with or without anchors, or the examples of --data."""
+
+    name: str
+    benchmark: Benchmark | None
+    anchors: bool
+    out: Path
+    rows: list[dict] | None   # the benchmark's
+    questions: list[dict]     # what the model is asked, an example each
+    without_anchors: Counter  # why questions have none
+
+    @property
+    def partial(self) -> Path:
+        return self.out.with_name(self.out.name + ".partial")
+
+
 def run(args) -> None:
     """Every benchmark, or the examples: sample, score, report, write."""
     if args.temperature == 0 and args.samples > 1:
         policy.fail("--samples above 1 needs a --temperature above 0: greedy responses are all alike")
-    asked = []
-    for name, benchmark, anchors, out in parts(args):
-        if benchmark is None:
-            rows, questions, dropped = None, read_examples(args), {}
-        else:
-            rows = read_rows(benchmark, args.data)[:args.limit]
-            questions, dropped = benchmark.questions(rows, anchors, args.prompt)
-        asked.append((name, benchmark, anchors, out, rows, questions, dropped))
+    parts = find_parts(args)
     args.sampler = policy.choose_sampler(args.sampler)  # what the result's settings say
     model, tokenizer = policy.load(args.model, weights=args.sampler == "transformers")
-    encoded = [policy.encode_prompts(tokenizer, [question["prompt"] for question in questions]) for *_, questions, _ in asked]
+    encoded = [policy.encode_prompts(tokenizer, [question["prompt"] for question in part.questions]) for part in parts]
     lengths = [len(prompt) for prompts in encoded for prompt in prompts if policy.fits(model, prompt, args.max_tokens)]
     sampler = policy.make_sampler(args.sampler, args.model, model, tokenizer, max(lengths) + args.max_tokens) if lengths else None
-    for (name, benchmark, anchors, out, rows, questions, dropped), prompts in zip(asked, encoded):
-        samples = generate(sampler, model, prompts, partial_of(out), args)
-        items = score_responses(tokenizer, questions, samples, benchmark, rows)
-        result = {"settings": {name: str(value) for name, value in vars(args).items()} | {"data": name}, "benchmark": name, "anchors": anchors,
-                  "n": len(questions), **numbers(items, args.seed), "without_anchors": dict(dropped)}
-        if benchmark is not None:
-            result |= benchmark.extra(items, lambda ids, values: mean(ids, values, args.seed))
-        with policy.writing(out):  # whole or not at all
-            out.with_name(out.name + ".tmp").write_text(json.dumps(result | {"items": items}))
-            out.with_name(out.name + ".tmp").rename(out)
-        print(describe(result, out))
-    for _, _, _, out in parts(args):  # not before all is done: a killed run samples nothing again
-        partial_of(out).unlink()
+    for part, prompts in zip(parts, encoded):
+        samples = generate(sampler, model, prompts, part.partial, args)
+        items = score_responses(tokenizer, part, samples)
+        result = {"settings": {name: str(value) for name, value in vars(args).items()} | {"data": part.name}, "benchmark": part.name,
+                  "anchors": part.anchors, "n": len(part.questions), **numbers(items, args.seed), "without_anchors": part.without_anchors}
+        if part.benchmark is not None:
+            result |= part.benchmark.extra(items, lambda ids, values: mean(ids, values, args.seed))
+        with policy.writing(part.out):  # whole or not at all
+            temporary = part.out.with_name(part.out.name + ".tmp")
+            temporary.write_text(json.dumps(result | {"items": items}))
+            temporary.rename(part.out)
+        print(describe(result, part.out))
+    for part in parts:  # not before all is done: a killed run samples nothing again
+        part.partial.unlink()
 
 
 def numbers(items: list[dict], seed: int) -> dict:
@@ -263,23 +272,25 @@ def numbers(items: list[dict], seed: int) -> dict:
     return found | {"failures": failures, "statuses": statuses}
 
 
-def parts(args):
-    """(name, benchmark or None, with anchors?, result file) of each thing to evaluate."""
+def find_parts(args) -> list[Part]:
+    """What the flags ask for."""
     if args.benchmark is None:
-        return [(args.data or "runs/toy/test_examples.jsonl", None, not args.plain, args.out or Path("runs/eval/result.json"))]
-    found, folder = [], args.out or Path("runs/eval/benchmarks")
-    for name in dict.fromkeys(args.benchmark.split(",")):
-        if name not in BENCHMARKS:
-            policy.fail(f"--benchmark {name}: there are {', '.join(BENCHMARKS)}")
+        return [Part(args.data or EXAMPLES, None, not args.plain, args.out or Path("runs/eval/result.json"), None, read_examples(args), Counter())]
+    found, folder, names = [], args.out or Path("runs/eval/benchmarks"), list(dict.fromkeys(args.benchmark.split(",")))
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        policy.fail(f"--benchmark {unknown[0]}: there are {', '.join(BENCHMARKS)}")
+    for name in names:
         benchmark = BENCHMARKS[name]
-        found += [(name, benchmark, condition == "anchors", folder / (name + "-plain" * (condition == "plain" and len(benchmark.conditions) > 1) + ".json"))
-                  for condition in benchmark.conditions]
+        rows = read_rows(benchmark, args.data)[:args.limit]
+        for condition in benchmark.conditions:
+            out = folder / (name + "-plain" * (condition == "plain" and len(benchmark.conditions) > 1) + ".json")
+            found.append(Part(name, benchmark, condition == "anchors", out, rows, *benchmark.questions(rows, condition == "anchors", args.prompt)))
     return found
 
 
 def read_examples(args) -> list[dict]:
     """The examples of augment.py; with --plain, each with the prompt that shows P and asks for the answer alone."""
-    examples = policy.read_jsonl(Path(args.data or "runs/toy/test_examples.jsonl"), EXAMPLE)[:args.limit]
+    examples = policy.read_jsonl(Path(args.data or EXAMPLES), FIELDS)[:args.limit]
     if args.plain:
         examples = [example | {"anchors": [], "instrumented": example["code"],
                                "prompt": augment.make_prompt(example["code"], example["call"], example["output"], example["task"], args.prompt, steps=False)}
@@ -287,8 +298,9 @@ def read_examples(args) -> list[dict]:
     return [example | {"shown": example["instrumented"]} for example in examples]
 
 
-def score_responses(tokenizer, questions, samples, benchmark, rows) -> list[dict]:
+def score_responses(tokenizer, part: Part, samples: list[list[policy.Sample]]) -> list[dict]:
     """An item for each response (one for a question that was too long to ask): its scores, and what the report shows."""
+    questions, benchmark, rows = part.questions, part.benchmark, part.rows
     flat = [(q, s) for q, some in enumerate(samples) for s in (some or [None])]
     asked, texts = [questions[q] for q, _ in flat], ["" if s is None else policy.decode(tokenizer, s.ids, s.ended)[0] for _, s in flat]
     parsed = [rewards.parse(text) for text in texts]

@@ -460,6 +460,12 @@ DROPS = {
 }
 
 
+@pytest.mark.parametrize("terms", [300, 5000])  # Python reads the first, but what copies and writes syntax trees does not
+def test_deep_nesting_is_a_drop(terms):
+    examples, report = make("def f():\n    return " + "+".join(["1"] * terms), "f()")
+    assert not examples and report.dropped == {"nested too deeply": 1}
+
+
 def test_drops_are_counted_by_reason():
     report = augment.Report()
     rows = [{"id": reason, "code": code, "call": call} for reason, (code, call) in DROPS.items()]
@@ -755,7 +761,7 @@ def test_columns_of_the_benchmarks_and_of_ones_own():
 def test_benchmarks_are_read_as_they_are(name, count, kept):
     if not (DATA.parent / name).is_file():
         pytest.skip(f"STEPCODE_DATA names no folder with {name}")
-    rows = list(augment.read_jsonl(DATA.parent / name, augment.FIELDS))
+    rows = list(augment.program_rows(DATA.parent / name, augment.FIELDS))
     examples = list(augment.build(rows[::10], task="both"))
     assert len(rows) == count and len(examples) >= 2 * kept * len(rows[::10])
     assert all(augment.perfect(example["response"], example) for example in examples[::5])

@@ -496,7 +496,8 @@ def test_greedy_responses_do_not_depend_on_the_batch(folder, tmp_path, monkeypat
 
 
 def test_results_whose_names_differ_after_a_dot_do_not_share_samples():
-    assert evaluate.partial_of(Path("sft-t0.2")) != evaluate.partial_of(Path("sft-t0.8")) and evaluate.partial_of(Path("a.partial")) != Path("a.partial")
+    names = [evaluate.Part("", None, True, Path(name), None, [], {}).partial.name for name in ("sft-t0.2", "sft-t0.8", "a.partial")]
+    assert names == ["sft-t0.2.partial", "sft-t0.8.partial", "a.partial.partial"]
 
 
 def test_a_committed_input_runs_once(folder, monkeypatch):
@@ -505,7 +506,7 @@ def test_a_committed_input_runs_once(folder, monkeypatch):
     original, calls = rewards.sandbox.trace_inputs, []
     monkeypatch.setattr(rewards.sandbox, "trace_inputs", lambda *some: calls.append(some) or original(*some))
     monkeypatch.setattr(policy, "decode", lambda *_: (example["response"], []))
-    [found] = evaluate.score_responses(None, [example | {"shown": ""}], [[policy.Sample([], [], True)]], None, None)
+    [found] = evaluate.score_responses(None, evaluate.Part("", None, True, Path(), None, [example | {"shown": ""}], {}), [[policy.Sample([], [], True)]])
     assert len(calls) == 1 and found["final"] == 1.0 and all(found["steps"]) and found["anchors"] == example["anchors"]
 
 

@@ -138,7 +138,7 @@ def test_programs_and_their_files(count, tmp_path):
         data = json.dumps(row).encode() + b"\n"
         path.write_bytes(mutated(rng, data) if rng.random() < 0.5 else data)
         try:
-            found = list(augment.read_jsonl(path, augment.FIELDS))
+            found = list(augment.program_rows(path, augment.FIELDS))
             assert len(found) == sum(not line.isspace() for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n") or line)
         except augment.BadInput as problem:
             assert str(path) in str(problem)
