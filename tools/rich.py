@@ -42,9 +42,9 @@ CONTEXT = 2048  # tokens of prompt and response that the model can read
 
 EXPRESSIONS = {
     "S": """
-11 <S>.replace(<W>, <W>) | 1 <S>.replace(<W>, <W>, <K>) | 8 <S>.lower() | 7 <S>.upper() | 2 <S>.swapcase() | 2 <S>.title() | 2 <S>.capitalize()
-1 <S>.casefold() | 3 <S>.strip() | 1 <S>.strip(<W>) | 1 <S>.lstrip(<W>) | 2 <S>.rstrip(<W>) | 1 <S>.lstrip() | 1 <S>.rstrip() | 3 <S>[<J>:]
-3 <S>[:<J>] | 1 <S>[<J>:<I>] | 1 <S>[<K>:-<K>] | 4 <S>[::-1] | 1 <S>[::<H>] | 1 <S>[len(<W>):] | 5 <S> + <W> | 3 <W> + <S> | 5 <S> + <S>
+11 <S>.replace(<W>, <W>) | 1 <S>.replace(<W>, <W>, <K>) | 7 <S>.lower() | 5 <S>.upper() | 2 <S>.swapcase() | 1.3 <S>.title() | 1.5 <S>.capitalize()
+1 <S>.casefold() | 1.5 <S>.strip() | 1 <S>.strip(<W>) | 1 <S>.lstrip(<W>) | 1 <S>.rstrip(<W>) | 1 <S>.lstrip() | 1 <S>.rstrip() | 2 <S>[<J>:]
+2 <S>[:<J>] | 1 <S>[<J>:<I>] | 1 <S>[<K>:-<K>] | 4 <S>[::-1] | 1 <S>[::<H>] | 1 <S>[len(<W>):] | 0.6 <S>[:-len(<W>)] | 0.5 <S>[<I> + 1:] | 5 <S> + <W> | 3 <W> + <S> | 5 <S> + <S>
 1 <S> + <W> + <S> | 2 <S> * <H> | 2 <C> * <I> | 14 <Q>.join(<LS>) | 1 <W>.join(<LS>) | 1 ''.join(reversed(<S>)) | 0.4 ''.join(sorted(<S>))
 1 ''.join(<c~C> for <c> in <S> if <B!>) | 1 ''.join([<c~C> for <c> in <S> if <B!>]) | 1 ''.join([<S!> for <c~C> in <S>])
 1 <Q>.join([<S!> for <w~S> in <LS>]) | 1 <Q>.join(str(<x~I>) for <x> in <LI>) | 1 <Q>.join(map(str, <LI>)) | 3 <S>.removeprefix(<W>)
@@ -58,8 +58,8 @@ EXPRESSIONS = {
     "C": "6 <S>[<J>] | 2 <S>[<I>] | 1 <S>[-1] | 1 <C>.upper() | 1 <C>.lower() | 1 chr(ord(<C>) + <K>)",
     "W": "0.5 <S>[:<K>] | 0.5 <S>[-<K>:] | 1 <S>[<J>] | 1 <C>.upper() | 1 <C> * <H> | 1 <C> + <C>",
     "I": """
-22 len(<S>) | 10 len(<LI>) | 6 len(<LS>) | 1 len(<DSI>) | 1 len(<DII>) | 5 len(<S>) - <K> | 2 len(<S>) // 2 | 2 len(<LI>) - 1 | 2 len(<LI>) // 2
-6 <S>.count(<W>) | 6 <S>.find(<W>) | 3 <S>.rfind(<W>) | 2 <S>.index(<W>) | 2 <S>.rindex(<W>) | 3 <LI>.count(<I>) | 3 <LI>.index(<=I>)
+22 len(<S>) | 10 len(<LI>) | 6 len(<LS>) | 1 len(<DSI>) | 1 len(<DII>) | 4 len(<S>) - <K> | 1 len(<S>) + <K> | 1 len(<S>) - <I> | 0.5 len(<LI>) % <H> | 0.5 <l=LI>.index(max(<l>)) | 0.5 <S>.index(<W>) + <K> | 2 len(<S>) // 2 | 2 len(<LI>) - 1 | 2 len(<LI>) // 2
+6 <S>.count(<W>) | 6 <S>.find(<W>) | 4 <S>.rfind(<W>) | 3 <S>.index(<W>) | 4 <S>.rindex(<W>) | 3 <LI>.count(<I>) | 3 <LI>.index(<=I>)
 1 <LS>.count(<S>) | 1 <LS>.index(<=S>) | 4 <I> + <K> | 5 <I> - <K> | 3 <I> + <I> | 3 <I> - <I> | 3 <I> * <H> | 2 <I> * <I> | 3 <I> // <H>
 1 <I> % <H> | 1 sum(<LI>) | 1 max(<LI>) | 1 min(<LI>) | 1 abs(<I>) | 5 <LI>[<J>] | 2 <LI>[<I>] | 4 <LI>.pop() | 2 <LI>.pop(<J>) | 1 max(<I>, <I>)
 1 min(<I>, <I>) | 1 divmod(<I>, <H>)[<0>] | 1 len(set(<S>)) | 1 sum(1 for <c~C> in <S> if <B!>) | 1 sum(<x~I> for <x> in <LI> if <B!>)
@@ -68,8 +68,8 @@ EXPRESSIONS = {
 1 <LL>[0][0] | 1 sum(len(<x~LI>) for <x> in <LL>) | 1 int(str(<I>)[::-1]) | 1 len(str(<I>))
 """,
     "B": """
-6 <S>.isdigit() | 2 <S>.isalpha() | 4 <S>.isupper() | 4 <S>.islower() | 2 <S>.isalnum() | 2 <S>.isspace() | 3 <S>.isnumeric() | 2 <S>.isdecimal()
-2 <S>.istitle() | 2 <S>.isascii() | 1 <S>.isidentifier() | 8 <S>.startswith(<W>) | 6 <S>.endswith(<W>) | 4 <W> in <S> | 2 <W> not in <S>
+4 <S>.isdigit() | 2 <S>.isalpha() | 4 <S>.isupper() | 4 <S>.islower() | 2 <S>.isalnum() | 2 <S>.isspace() | 3 <S>.isnumeric() | 2 <S>.isdecimal()
+2 <S>.istitle() | 2 <S>.isascii() | 1 <S>.isidentifier() | 8 <S>.startswith(<W>) | 5 <S>.endswith(<W>) | 4 <W> in <S> | 2 <W> not in <S>
 3 <C> in <M> | 1 <C> not in <M> | 8 <C> == <C> | 3 <C> != <C> | 1 <=S> == <=S> | 0.5 <=S> == <W> | 1 <s=S> == <s>[::-1] | 1 <S> == '' | 1 <S>.count(<W>) > <K>
 3 len(<S>) <op> <K> | 2 len(<S>) == <I> | 2 len(<S>) <op> <I> | 1 <S>.find(<W>) != -1 | 6 <I> <op> <N> | 5 <I> <op> <I> | 2 <I> % <H> == 0
 1 <I> % 2 == 1 | 3 <I> in <LI> | 1 <I> not in <LI> | 2 <S> in <LS> | 1 <S> not in <LS> | 2 len(<LI>) <op> <K> | 1 len(<LI>) == <K>
@@ -84,18 +84,18 @@ EXPRESSIONS = {
     "LI": """
 0.5 sorted(<LI>, key=lambda x: <lam>) | 1 [<I!> for <x~I> in <LI>] | 1 [len(<w~S>) for <w> in <LS>] | 1 [ord(<c~C>) for <c> in <S>]
 1 [<i~I> for <i> in range(len(<S>)) if <B!>] | 1 [<i~I> for <i>, <c~C> in enumerate(<S>) if <B!>] | 0.3 list(range(<G>)) | 1 [<I>, <I>]
-1 [<N>] * <I> | 1 [<I>] + <LI> | 1 list(<DSI>.values()) | 3 list(<DII>.keys()) | 2 list(<DII>.values()) | 2 list(<DIS>.keys()) | 1 list(map(lambda x: <lam>, <LI>))
+0.5 [<N>] * <I> | 0.5 [<N>] * len(<LI>) | 1 [<I>] + <LI> | 1 list(<DSI>.values()) | 3 list(<DII>.keys()) | 2 list(<DII>.values()) | 2 list(<DIS>.keys()) | 1 list(map(lambda x: <lam>, <LI>))
 1 list(set(<LI>)) | 1 [<a~I> * <b~I> for <a>, <b> in zip(<LI>, <LI>)] | 3 [<y~I> for <x~LI> in <LL> for <y> in <x>] | 3 [len(<x~LI>) for <x> in <LL>] | 3 [sum(<x~LI>) for <x> in <LL>] | 4 <LL>[<J>]
 """,
     "LS": """
-10 <S>.split() | 10 <S>.split(<W>) | 1 <S>.split(<W>, <K>) | 3 <S>.rsplit(<W>, <K>) | 6 <S>.splitlines() | 30 list(<S>) | 0.7 sorted(<S>)
+10 <S>.split() | 10 <S>.split(<W>) | 1 <S>.split(<W>, <K>) | 2 <S>.rsplit(<W>, <K>) | 6 <S>.splitlines() | 30 list(<S>) | 0.7 sorted(<S>)
 0.5 sorted(<LS>, key=len) | 1 [<S!> for <w~S> in <LS>] | 1 [<S!> for <c~C> in <S>] | 3 list(<DSI>.keys()) | 2 list(<DSS>.values()) | 0.3 sorted(<DSI>) | 0.5 list(<S>.rpartition(<W>))
 1 [<s=S>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<s>), <k>)] | 1 [str(<x~I>) for <x> in <LI>] | 1 [<S>, <S>] | 1 [<S>] * <I> | 1 <W>.split()
 """,
     "LL": "0.2 [<LI>, <LI>] | 1 [[<x~I>, <I!>] for <x> in <LI>] | 1 [<l=LI>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<l>), <k>)]",
     "DSI DII DSS DIS": """
 3 <T>.copy() | 0.7 dict(<T>) | 0.3 dict(sorted(<T>.items())) | 1 {<k~F>: <v~E> for <k>, <v> in <T>.items() if <B!>} | 1 dict.fromkeys(<LF>, <E>)
-1 dict(zip(<LF>, <LE>))
+1 dict(zip(<LF>, <LE>)) | 0.5 {**<T>, **<T>}
 """,
     "DSI": "1 {<c~C>: <s=S>.count(<c>) for <c> in <s>} | 1 {<w~S>: len(<w>) for <w> in <LS>} | 0.7 dict.fromkeys(<S>, <N>)",
     "DII": "1 dict(enumerate(<LI>)) | 1 {<x~I>: <I!> for <x> in <LI>}",
@@ -103,7 +103,7 @@ EXPRESSIONS = {
     "DSS": "1 {<w~S>: <S!> for <w> in <LS>}",
     "O": """
 1 <S>.partition(<W>) | 1 <S>.rpartition(<W>) | 2 (<I>, <I>) | 3 (<S>, <I>) | 2 (<S>, <S>) | 2 [<S>, <S>] | 1 (<LI>, <I>) | 2 [<I>, <I>] | 1 [<I>, <S>]
-4 list(<DSI>.items()) | 2 list(<DII>.items()) | 0.5 sorted(<DII>.items(), key=lambda x: x[1]) | 1 list(enumerate(<LS>)) | 1 list(zip(<LI>, <LS>))
+4 list(<DSI>.items()) | 2 list(<DII>.items()) | 0.5 sorted(<DII>.items(), key=lambda x: x[1]) | 0.5 sorted(<DSI>.items(), key=lambda x: x[1], reverse=True) | 1 list(enumerate(<LS>)) | 1 list(zip(<LI>, <LS>))
 1 tuple(<LI>) | 1 <DSI>.popitem() | 1 {<S>: <LI>} | 1 {<S>: <S>} | 1 {'<key>': <I>, '<key>': <S>} | 3 <S>.encode('utf-8')
 """,
 }
@@ -112,10 +112,12 @@ STATEMENTS = """
 3 <=I:> += <K> | 1 <=I:> -= <K> | 1 <=I:> *= <H> | 2 <=S:> += <W> | 9 <=LI>.append(<I>) | 7 <=LS>.append(<S>) | 2 <=LS>.append(<W>)
 7 <=LI>.insert(<J>, <I>) | 5 <=LS>.insert(<J>, <S>) | 2 <=LS>.insert(<J>, <W>) | 6 <=LI>.pop() | 7 <=LI>.pop(<J>) | 3 <=LS>.pop(<J>)
 2 <=LS>.pop() | 6 <=LI>.remove(<I>) | 4 <=LS>.remove(<S>) | 6 <=LI>.extend(<LI>) | 4 <=LS>.extend(<LS>) | 12 <=LI>.reverse()
-8 <=LS>.reverse() | 5 <=LI>.sort() | 2 <=LI>.sort(reverse=True) | 3 <=LS>.sort() | 6 <=LI>.clear() | 2 <=LS>.clear() | 1 <=LL>.append(<LI>)
-1 <=LL>.reverse() | 3 <=LI>[<J>] = <I> | 3 <=LS>[<J>] = <S> | 3 del <=LI>[<J>] | 1 del <=LS>[<J>] | 1 <=LI:> += [<I>] | 2 <=LI:> += <LI>
-9 <=DSI>[<S>] = <I> | 9 <=DII>[<I>] = <I> | 9 <=DSS>[<S>] = <S> | 9 <=DIS>[<I>] = <S> | 2 <=DSI>.pop(<=S>, None) | 4 <=DSI>.update({<S>: <I>})
-2 <=DSI>.update(<DSI>) | 2 <=DSS>.update(<DSS>) | 3 <=DII>.update({<I>: <I>}) | 9 <=DSI>.popitem() | 6 <=DII>.popitem() | 2 <=DIS>.setdefault(<I>, <S>)
+8 <=LS>.reverse() | 8 <=LI>.sort() | 3 <=LI>.sort(reverse=True) | 5 <=LS>.sort() | 10 <=LI>.clear() | 4 <=LS>.clear() | 1 <=LL>.append(<LI>)
+1 <=LL>.reverse() | 1 <=LL>[<J>].append(<I>) | 2 <l=LI:>.append(<l>.pop(<0>)) | 2 <l=LI:>.insert(<J>, <l>.pop()) | 1 <l=LI:>.pop(<l>.index(<I>))
+1 <=LI>.insert(len(<LI>) // 2, <I>) | 1 <=LI>.append(<LI>[<J>]) | 1 <=LS>.append(<LS>[<J>]) | 2 <d=DSI:>[<k:=S>] = <d>.get(<k>, 0) + <K>
+ 3 <=LI>[<J>] = <I> | 3 <=LS>[<J>] = <S> | 3 del <=LI>[<J>] | 1 del <=LS>[<J>] | 1 <=LI:> += [<I>] | 2 <=LI:> += <LI>
+9 <=DSI>[<S>] = <I> | 9 <=DII>[<I>] = <I> | 9 <=DSS>[<S>] = <S> | 9 <=DIS>[<I>] = <S> | 2 <=DSI>.pop(<=S>, None) | 9 <=DSI>.update({<S>: <I>})
+8 <=DSI>.update(<DSI>) | 8 <=DSS>.update(<DSS>) | 7 <=DII>.update({<I>: <I>}) | 16 <=DSI>.popitem() | 12 <=DII>.popitem() | 2 <=DIS>.setdefault(<I>, <S>)
 3 <=DSI>.clear() | 2 <=DII>.clear() | 1 <a:I>, <b:I> = <I>, <I> | 1 <a:S>, <b:S> = <S>, <S> | 0.5 <a:S>, _, <b:S> = <S>.rpartition(<W>)
 1 <k:S>, <v:I> = <=DSI>.popitem() | 1 <l=LI:>[0], <l>[-1] = <l>[-1], <l>[0]
 """
@@ -137,7 +139,17 @@ LI 5, I 1: for <k~I>, <v~I> in <=DII>.items():
 LS 3, S 2: for <k~I>, <v~S> in <=DIS>.items():
 LS 3, S 2: for <k~S>, <v~S> in <=DSS>.items():
 LI 2, I 2: for <v~I> in <=DSI>.values():
-LS 1: for <k~S> in <=DSI>:
+LS 3, I 1: for <k~S> in <=DSI>.keys():
+LS 2: for <k~S>, <v~I> in sorted(<=DSI>.items()):
+LS 4, S 2, I 1: for <w~S> in <S>.split(<W>):
+LS 2, S 1: for <i~I>, <w~S> in enumerate(<LS>):
+LI 1, S 2, I 2: for <c~C> in str(<I>):
+S 2, LS 1: for <c~C> in reversed(<S>):
+S 3, LS 1: for <i~I> in range(len(<s=S>) - 1, -1, -1)<item>:
+S 2, LS 1: for <i~I> in range(<K>, len(<s=S>))<item>:
+S 2, LS 2: for <i~I> in range(0, len(<s=S>), <H>)<item>:
+LI 2, I 1: for <i~I> in range(<K>, <I>):
+LI 2: for <x~I> in reversed(<=LI>):
 """
 
 COMPOUND = """
@@ -172,6 +184,15 @@ COMPOUND = """
 6 <o:I> = 0; while <w:=X> in <s=S:>: <s> = <s>[<s>.index(<w>) + 1:]; <o> += 1 | 8 while len(<d=DSI:>) > <K>: <d>.popitem()
 4 while <d=DII:>: <k:I>, <v:I> = <d>.popitem(); if <k> <op> <v>: break
 4 <o:LS> = []; while True: if len(<o>) >= <K>: break / <o>.append(<S>) | 2 try: <a:I> = <S>.index(<W>) / except ValueError: <a> = -1
+2 for <i~I> in range(len(<l=LI:>) // 2): <l>[<i>], <l>[-<i> - 1] = <l>[-<i> - 1], <l>[<i>]
+3 <o:B> = True; for <c~C> in <=S>: if <B!>: <o> = False; break
+3 <o:O> = {}; for <w~S> in <=LS>: <k:I> = <I!>; if <k> not in <o>: <o>[<k>] = [] / <o>[<k>].append(<w>)
+3 while <s=S:>.startswith(<w:=X>): <s> = <s>[len(<w>):]
+4 <i:I> = 0; while <i> < len(<l=LI:>): if <l>[<i>] <op> <I>: <l>.pop(<i>) / else: <i> += 1
+3 <o:DII> = {}; for <x~I> in <=LI>: <o>[<x>] = <o>.get(<x>, 0) + 1 | 2 <o:I> = <l=LI>[0]; for <x~I> in <l>: if <x> <op> <o>: <o> = <x>
+2 <o:I> = 0; for <i~I> in range(len(<l=LI:>)): <o> += <l>[<i>]; <l>[<i>] = <o>
+5 if <k=S> in <d=DSI:>: <d>.pop(<k>) / else: <d>[<k>] = <I> | 4 if <k=I> in <d=DII:>: <d>[<k>] += <I> / else: <d>[<k>] = <I>
+3 if <k=S> in <d=DSS:>: del <d>[<k>] | 3 if <k=I> in <d=DIS:>: <d>[<k>] = <d>[<k>]<smeth>
 1 try: <=LI>.remove(<I>) / except ValueError: pass
 """
 
@@ -193,11 +214,12 @@ UPDATES = {
 
 ENDS = """
 9 if <B>: return <ret> / else: return <ret> | 5 if <B>: return <ret> / return <ret> | 4 if <B>: return <yes> / return <no>
-4 if <B>: return <yes> / else: return <no> | 1 return <yes> if <B> else <no> | 8 for <c~C> in <=S>: if <B!>: return <no> // return <yes>
-3 for <i~I> in range(len(<s=S>)): if <s>[<i>] == <C>: return <i> // return -1
-2 for <i~I> in range(len(<s=S>) - 1, -1, -1)<item>: if <B!>: return <s>[:<i>] // return <s>
-3 for <x~I> in <=LI>: if <B!>: return <no> // return <yes> | 3 for <w~S> in <=LS>: if <B!>: return <no> // return <yes>
-2 for <k~S>, <v~I> in <=DSI>.items(): if <B!>: return <k> // return <no> | 1 try: return <S>.index(<W>) / except ValueError: return -1
+4 if <B>: return <yes> / else: return <no> | 1 return <yes> if <B> else <no> | 8 for <c~C> in <=S>: if <B!>: return <no> / / return <yes>
+3 for <i~I> in range(len(<s=S>)): if <s>[<i>] == <C>: return <i> / / return -1
+2 for <i~I> in range(len(<s=S>) - 1, -1, -1)<item>: if <B!>: return <s>[:<i>] / / return <s>
+3 for <x~I> in <=LI>: if <B!>: return <no> / / return <yes> | 3 for <w~S> in <=LS>: if <B!>: return <no> / / return <yes>
+2 for <k~S>, <v~I> in <=DSI>.items(): if <B!>: return <k> / / return <no> | 1 try: return <S>.index(<W>) / except ValueError: return -1
+2 for <i~I> in range(len(<l=LI>))<item>: if <B!>: return <i> / / return -1 | 1 try: return int(<S>) / except ValueError: return <no>
 1 try: return <LI>.index(<I>) / except ValueError: return -1
 """
 
@@ -275,7 +297,7 @@ def random_value(kind: str, rng):
         return random_int(rng)
     if kind in ("S", "C", "W"):
         return random_text(rng) if kind == "S" else "".join(rng.choices(LOWER * 3 + UPPER + DIGITS + MARKS, k=1 if kind == "C" else rng.choice([0, 1, 1, 2, 2, 3, 4, 6])))
-    size = 0 if rng.random() < 0.1 else rng.randint(1, 8 if kind == "LI" else 5)
+    size = 0 if rng.random() < (0.2 if kind[0] == "D" else 0.08) else rng.randint(1, 8 if kind == "LI" else 5)
     if kind == "LI":
         low, high = rng.choice([(0, 3), (0, 9), (1, 9), (-9, 9), (0, 99), (-50, 50)])
         return [rng.randint(low, high) for _ in range(size)]
@@ -293,6 +315,20 @@ def written(value, rng) -> str:
     """The argument's text; some people write double quotes."""
     text = repr(value)
     return text.replace("'", '"') if rng.random() < 0.2 and '"' not in text and "\\" not in text else text
+
+
+def laid_out(code: str, rng) -> str:
+    """The code as some people write it: now and then with double quotes, or without spaces after commas or around operators."""
+    draw = rng.random()
+    if draw > 0.12:
+        return code
+    parts = re.split(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""", code)  # the texts are at odd places
+    if draw > 0.06:
+        tight = re.compile(rng.choice([r"(,) ", r" ([-+*/%]|==|<|>) "]))
+        parts[::2] = [tight.sub(r"\1", part) for part in parts[::2]]
+    else:
+        parts[1::2] = [part if '"' in part or "\\" in part else f'"{part[1:-1]}"' for part in parts[1::2]]
+    return "".join(parts)
 
 
 # ---- templates -----------------------------------------------------------------------------------------------------------
@@ -341,9 +377,9 @@ class Template:
 
 
 def unfold(text: str) -> str:
-    """`if a: b; c / d` on lines of their own: one level deeper after a head's colon, / one and // two levels back."""
+    """`if a: b; c / d` on lines of their own: one level deeper after a head's colon, / one level back, / / two."""
     lines, depth = [], 0
-    for step, part in zip(*[iter(["; ", *re.split(r"(; | / | // )", text)])] * 2):
+    for step, part in zip(*[iter(["; ", *re.split(r"(; | / / | / )", text)])] * 2):
         depth -= step.count("/")
         while head := re.match(r"(for|while|if|elif|else|try|except)\b.*?: ", part):
             lines.append("    " * depth + head[0].rstrip())
@@ -432,6 +468,8 @@ class Writer:
         rng, value = self.rng, random_value(kind, self.rng)
         if kind in ("C", "W", "S") and self.pieces and rng.random() < (0.65 if kind != "S" else 0.2):
             value = self.piece(1)[:1] if kind == "C" else self.piece(3)
+        if kind in ("S", "W") and self.pieces and not isinstance(self.arguments[0], str) and rng.random() < 0.5:
+            value = rng.choice(self.pieces)  # a key or an item
         if kind == "I" and self.arguments:
             value = rng.choice(self.numbers) if self.numbers and rng.random() < 0.55 else rng.randint(0, 6) if rng.random() < 0.7 else value
         if kind[0] in "SL" and value:
@@ -647,7 +685,7 @@ class Writer:
         rng, must, best = self.rng, self.pick(KINDS), None
         if must is None:
             return self.literal("I")
-        if self.scope[must] == "LS" and rng.random() < 0.5:
+        if self.scope[must] == "LS" and rng.random() < 0.6:
             self.read.add(must)
             return f"{self.literal('Q')}.join({must})"
         plain = self.scope[must] == "O" or self.scope[must] not in ("W", "C", "I", "B") and not trivial and rng.random() < 0.65
@@ -675,7 +713,7 @@ class Writer:
         must = self.pick(KINDS)
         end = ENDS.draw(rng, self.kind(must)) if must and rng.random() < 0.22 else None
         lines += (self.fill(end, 2, must) if end and self.possible(end) else f"return {self.returned(trivial=not lines)}").split("\n")
-        return {"code": head + "".join("\n    " + line for line in lines), "call": call}
+        return {"code": laid_out(head + "".join("\n    " + line for line in lines), rng), "call": call}
 
 
 # ---- distinct programs, files, the comparison ----------------------------------------------------------------------------
