@@ -42,15 +42,15 @@ CONTEXT = 2048  # tokens of prompt and response that the model can read
 
 EXPRESSIONS = {
     "S": """
-11 <S>.replace(<W>, <W>) | 1 <S>.replace(<W>, <W>, <K>) | 7 <S>.lower() | 5 <S>.upper() | 2 <S>.swapcase() | 1.3 <S>.title() | 1.5 <S>.capitalize()
+11 <S>.replace(<W>, <W>) | 1 <S>.replace(<W>, <W>, <K>) | 7 <S>.lower() | 5 <S>.upper() | 2 <S>.swapcase() | 1.3 <S>.title() | 1 <S>.capitalize()
 1 <S>.casefold() | 1.5 <S>.strip() | 1 <S>.strip(<W>) | 1 <S>.lstrip(<W>) | 1 <S>.rstrip(<W>) | 1 <S>.lstrip() | 1 <S>.rstrip() | 2 <S>[<J>:]
 2 <S>[:<J>] | 1 <S>[<J>:<I>] | 1 <S>[<K>:-<K>] | 4 <S>[::-1] | 1 <S>[::<H>] | 1 <S>[len(<W>):] | 0.6 <S>[:-len(<W>)] | 0.5 <S>[<I> + 1:] | 5 <S> + <W> | 3 <W> + <S> | 5 <S> + <S>
 1 <S> + <W> + <S> | 2 <S> * <H> | 2 <C> * <I> | 14 <Q>.join(<LS>) | 1 <W>.join(<LS>) | 1 ''.join(reversed(<S>)) | 0.4 ''.join(sorted(<S>))
 1 ''.join(<c~C> for <c> in <S> if <B!>) | 1 ''.join([<c~C> for <c> in <S> if <B!>]) | 1 ''.join([<S!> for <c~C> in <S>])
 1 <Q>.join([<S!> for <w~S> in <LS>]) | 1 <Q>.join(str(<x~I>) for <x> in <LI>) | 1 <Q>.join(map(str, <LI>)) | 3 <S>.removeprefix(<W>)
 2 <S>.removesuffix(<W>) | 0.5 <S>.ljust(<G>, <C>) | 0.5 <S>.ljust(<G>) | 1 <S>.rjust(<G>, <C>) | 1 <S>.rjust(<G>) | 0.5 <S>.center(<G>, <C>)
-0.5 <S>.center(<G>) | 0.5 <S>.zfill(<G>) | 2 <S>.expandtabs(<K>) | 5 str(<I>) | 1 f'{<=S>}{<=I>}' | 1 f'{<=S>}-{<=S>}' | 1 f'{<=I>}: {<=S>}'
-0.5 '{} {}'.format(<S>, <I>) | 0.5 '{}: {}'.format(<S>, <I>) | 1 '%s=%s' % (<S>, <I>) | 1 <S>.partition(<W>)[0] | 1 <S>.partition(<W>)[2]
+0.5 <S>.center(<G>) | 0.5 <S>.zfill(<G>) | 1.4 <S>.expandtabs(<K>) | 4 str(<I>) | 1 f'{<=S>}{<=I>}' | 1 f'{<=S>}-{<=S>}' | 1 f'{<=I>}: {<=S>}'
+0.5 '{} {}'.format(<S>, <I>) | 0.5 '{}: {}'.format(<S>, <I>) | 1 '%s=%s' % (<S>, <I>) | 0.6 <S>.partition(<W>)[0] | 0.6 <S>.partition(<W>)[2]
 0.7 <S>.rpartition(<W>)[0] | 0.4 <S>.rpartition(<W>)[2] | 1 <S>.split(<W>)[<J>] | 1 <S>.rsplit(<W>, 1)[0] | 0.4 <S> if <B> else <S> | 3 <LS>[<J>]
 1 max(<LS>, key=len) | 1 <DSS>[<=S>] | 1 <DSS>.get(<S>, <W>) | 1 <DIS>.get(<I>, <W>) | 1 list(<DSI>)[<J>]
 1 <S>.translate(str.maketrans(<C>, <C>)) | 1 <S>.translate(str.maketrans('', '', <W>)) | 0.4 <S>.translate({ord(<C>): <W>})
@@ -68,11 +68,11 @@ EXPRESSIONS = {
 1 <LL>[0][0] | 1 sum(len(<x~LI>) for <x> in <LL>) | 1 int(str(<I>)[::-1]) | 1 len(str(<I>))
 """,
     "B": """
-4 <S>.isdigit() | 2 <S>.isalpha() | 4 <S>.isupper() | 4 <S>.islower() | 2 <S>.isalnum() | 2 <S>.isspace() | 3 <S>.isnumeric() | 2 <S>.isdecimal()
-2 <S>.istitle() | 2 <S>.isascii() | 1 <S>.isidentifier() | 8 <S>.startswith(<W>) | 5 <S>.endswith(<W>) | 4 <W> in <S> | 2 <W> not in <S>
+4 <S>.isdigit() | 2 <S>.isalpha() | 4 <S>.isupper() | 3 <S>.islower() | 2 <S>.isalnum() | 2 <S>.isspace() | 3 <S>.isnumeric() | 2 <S>.isdecimal()
+1.4 <S>.istitle() | 2 <S>.isascii() | 1 <S>.isidentifier() | 6 <S>.startswith(<W>) | 5 <S>.endswith(<W>) | 4 <W> in <S> | 2 <W> not in <S>
 3 <C> in <M> | 1 <C> not in <M> | 8 <C> == <C> | 3 <C> != <C> | 1 <=S> == <=S> | 0.5 <=S> == <W> | 1 <s=S> == <s>[::-1] | 1 <S> == '' | 1 <S>.count(<W>) > <K>
 3 len(<S>) <op> <K> | 2 len(<S>) == <I> | 2 len(<S>) <op> <I> | 1 <S>.find(<W>) != -1 | 6 <I> <op> <N> | 5 <I> <op> <I> | 2 <I> % <H> == 0
-1 <I> % 2 == 1 | 3 <I> in <LI> | 1 <I> not in <LI> | 2 <S> in <LS> | 1 <S> not in <LS> | 2 len(<LI>) <op> <K> | 1 len(<LI>) == <K>
+1 <I> % 2 == 1 | 3 <I> in <LI> | 1 <I> not in <LI> | 2 <S> in <LS> | 1 <S> not in <LS> | 2 <W> in <LS> | 1 <l=LS>[0] == <l>[-1] | 1 <LS>[<J>].startswith(<W>) | 1 len(<LS>[<J>]) <op> <K> | 2 len(<LI>) <op> <K> | 1 len(<LI>) == <K>
 1 len(<LS>) <op> <K> | 1 <LI>.count(<I>) > <K> | 1 <LI>[0] <op> <I> | 1 <LI>[0] <op> <LI>[-1] | 1 <l=LI> == <l>[::-1] | 1 not <=S> | 0.5 not <=LI>
 0.3 not <B> | 1.2 <B> and <B> | 0.6 <B> or <B> | 4 <S> in <DSI> | 4 <I> in <DII> | 4 <S> in <DSS> | 4 <I> in <DIS> 
 0.5 not <S>.isalpha() | 0.5 not <S>.isdigit() | 0.5 not <S>.startswith(<W>) | 1 isinstance(<S>, str) | 1 all(<B!> for <c~C> in <S>) | 1 any(<B!> for <x~I> in <LI>)
@@ -104,7 +104,7 @@ EXPRESSIONS = {
     "O": """
 1 <S>.partition(<W>) | 1 <S>.rpartition(<W>) | 2 (<I>, <I>) | 3 (<S>, <I>) | 2 (<S>, <S>) | 2 [<S>, <S>] | 1 (<LI>, <I>) | 2 [<I>, <I>] | 1 [<I>, <S>]
 4 list(<DSI>.items()) | 2 list(<DII>.items()) | 0.5 sorted(<DII>.items(), key=lambda x: x[1]) | 0.5 sorted(<DSI>.items(), key=lambda x: x[1], reverse=True) | 1 list(enumerate(<LS>)) | 1 list(zip(<LI>, <LS>))
-1 tuple(<LI>) | 1 <DSI>.popitem() | 1 {<S>: <LI>} | 1 {<S>: <S>} | 1 {'<key>': <I>, '<key>': <S>} | 3 <S>.encode('utf-8')
+1 tuple(<LI>) | 1 <DSI>.popitem() | 1 {<S>: <LI>} | 1 {<S>: <S>} | 1 {'<key>': <I>, '<key>': <S>} | 5 <S>.encode('utf-8')
 """,
 }
 
@@ -134,8 +134,8 @@ LS 9, S 3, I 4: for <w~S> in <LS>:
 LS 5, S 2: for <i~I> in range(len(<l=LS>))<item>:
 LI 4, LS 2, S 2: for <i~I> in range(<I>):
 S 1, LS 1: for <a~C>, <b~C> in zip(<=S>, <S>):
-LS 5, I 1: for <k~S>, <v~I> in <=DSI>.items():
-LI 5, I 1: for <k~I>, <v~I> in <=DII>.items():
+LS 8, I 3: for <k~S>, <v~I> in <=DSI>.items():
+LI 8, I 3: for <k~I>, <v~I> in <=DII>.items():
 LS 3, S 2: for <k~I>, <v~S> in <=DIS>.items():
 LS 3, S 2: for <k~S>, <v~S> in <=DSS>.items():
 LI 2, I 2: for <v~I> in <=DSI>.values():
@@ -241,8 +241,8 @@ LOCALS = {
     "i": "i i i i i i j idx index", "x": "x n num i item e elem v val", "w": "word item s w x line part t", "c": "c c c char ch letter i x", "k": "k k key key name",
     "v": "v v value val", "y": "y j e item", "a": "a x i p", "b": "b y j q", "_": "_"}
 NAMES = {table: {kind: names.split() for kind, names in found.items()} for table, found in (("parameter", PARAMETERS), ("local", LOCALS))}
-SIGNATURES = """250 S,110 S W,60 S C,34 S I,79 LI,56 LI I,22 LS,14 DSI,14 S W W,14 LI I I,13 I,12 S W I,5 S C I,10 LS W,9 LI LI,9 DII,5 DII I,5 S I I,7 I I,
-    4 S LS,5 DSS,5 DIS,4 LS I,4 DSI S,2 DSI DSI,2 LS LS,2 LL I,4 LL,2 S DSS,2 S LI,2 LI W,3 S S,2 I I I,2 DIS I,2 DSS S,2 DSI I,3 S S W,2 LS S"""
+SIGNATURES = """250 S,110 S W,60 S C,34 S I,79 LI,56 LI I,22 LS,22 DSI,14 S W W,14 LI I I,13 I,12 S W I,5 S C I,10 LS W,9 LI LI,14 DII,7 DII I,5 S I I,7 I I,
+    4 S LS,7 DSS,7 DIS,4 LS I,6 DSI S,4 DSI DSI,2 LS LS,2 LL I,4 LL,2 S DSS,2 S LI,2 LI W,3 S S,2 I I I,2 DIS I,2 DSS S,3 DSI I,3 S S W,2 LS S"""
 SIGNATURES = [(int(weight), kinds) for weight, *kinds in (part.split() for part in SIGNATURES.split(","))]
 WORDS = """the a is of cat dog red blue sun moon tree house hello world python code data test name apple banana cherry day night river stone light good bad
     big small one two three first last new old time year king queen book song ship road map key box cup hat mary john anna paris milk bread fish bird""".split()
@@ -399,10 +399,15 @@ class Choice:
     def __init__(self, found):
         self.all, self.reading = self.cumulated(found), {}
         for kind in KINDS:
-            kinds = {"V": {"W", "C"}, "W": {"W", "C"}}.get(kind, {kind})
-            fitting = [(weight, template) for weight, template in found if any(kinds & set(TAKES.get(hole, ())) for hole in template.holes)]
-            if kind in ("V", "W"):
-                fitting = [(weight if template.holes & {"W", "C"} else weight / 8, template) for weight, template in fitting]
+            kinds, fitting = {"V": {"W", "C"}, "W": {"W", "C"}}.get(kind, {kind}), []
+            for weight, template in found:
+                holes = {hole for hole in template.holes if kinds & set(TAKES.get(hole, ()))}
+                if kind in ("V", "W") and not holes & {"W", "C"}:
+                    weight /= 8
+                if holes == {"B"} and kind != "B" and not template.statement:  # `a and b`, `a if b else c` can read anything
+                    weight /= 3
+                if holes:
+                    fitting.append((weight, template))
             self.reading[kind] = self.cumulated(fitting)
 
     def share(self, kind: str) -> float:
@@ -443,7 +448,7 @@ def sources(targets: dict[str, int]) -> dict[str, list[int]]:
 
 TARGETS, RESULTS = ((list(targets), sources(targets)) for targets in (TARGETS, RESULTS))
 # how often an assignment, a simple statement, a compound one, by the type of the variable that it shall read
-OUTER = {kind: [0.3, min(3 * SIMPLE.share(kind), 0.5), 1.5 * COMPOUND.share(kind)] for kind in KINDS}
+OUTER = {kind: [0.3, min(3 * SIMPLE.share(kind), 0.5), max(1.5 * COMPOUND.share(kind), 0.35 * (kind in HELD))] for kind in KINDS}
 INNER = {kind: [0.25, min(3 * SIMPLE.share(kind), 0.6), 0.1] for kind in KINDS}
 SIGNATURE_WEIGHTS = list(itertools.accumulate(weight for weight, _ in SIGNATURES))
 
@@ -608,9 +613,11 @@ class Writer:
                 text = f"({text})" if loose > level else text
                 if mark == ":=":
                     keys[key] = text
-            if not template.statement and text in self.scope and mark != "~" and kind:
+            if kind and mark != "~" and self.scope.get(text) in (("S", "C", "W") if template.statement else KINDS):
                 self.avoid = self.avoid | {text}  # x == x says nothing
             texts[place] = text.replace("\n", "\n" + indent) if indent else text
+            if template.statement and "\n" in template.pieces[place + 1]:
+                self.avoid = set()
             if temporary and (mark == "~" if not template.statement else "\n" in template.pieces[place + 1]):  # not before the loop's head is written
                 self.scope.update(temporary)
                 self.focus = next(reversed(temporary))
