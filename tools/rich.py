@@ -46,21 +46,21 @@ EXPRESSIONS = {
 1 <S>.casefold() | 1.5 <S>.strip() | 1 <S>.strip(<W>) | 1 <S>.lstrip(<W>) | 1 <S>.rstrip(<W>) | 1 <S>.lstrip() | 1 <S>.rstrip() | 2 <S>[<J>:]
 2 <S>[:<J>] | 1 <S>[<J>:<I>] | 1 <S>[<K>:-<K>] | 4 <S>[::-1] | 1 <S>[::<H>] | 1 <S>[len(<W>):] | 0.6 <S>[:-len(<W>)] | 0.5 <S>[<I> + 1:] | 5 <S> + <W> | 3 <W> + <S> | 5 <S> + <S>
 1 <S> + <W> + <S> | 2 <S> * <H> | 2 <C> * <I> | 14 <Q>.join(<LS>) | 1 <W>.join(<LS>) | 1 ''.join(reversed(<S>)) | 0.4 ''.join(sorted(<S>))
-1 ''.join(<c~C> for <c> in <S> if <B!>) | 1 ''.join([<c~C> for <c> in <S> if <B!>]) | 1 ''.join([<S!> for <c~C> in <S>])
+1 ''.join(<c~C> for <c> in <S> if <B!>) | 1 ''.join([<c~C> for <c> in <S> if <B!>]) | 1 ''.join([<S!> for <c~C> in <S>]) | 0.7 ''.join(filter(str.<isa>, <S>))
 1 <Q>.join([<S!> for <w~S> in <LS>]) | 1 <Q>.join(str(<x~I>) for <x> in <LI>) | 1 <Q>.join(map(str, <LI>)) | 3 <S>.removeprefix(<W>)
 2 <S>.removesuffix(<W>) | 0.5 <S>.ljust(<G>, <C>) | 0.5 <S>.ljust(<G>) | 1 <S>.rjust(<G>, <C>) | 1 <S>.rjust(<G>) | 0.5 <S>.center(<G>, <C>)
 0.5 <S>.center(<G>) | 0.5 <S>.zfill(<G>) | 1.4 <S>.expandtabs(<K>) | 4 str(<I>) | 1 f'{<=S>}{<=I>}' | 1 f'{<=S>}-{<=S>}' | 1 f'{<=I>}: {<=S>}'
 0.5 '{} {}'.format(<S>, <I>) | 0.5 '{}: {}'.format(<S>, <I>) | 1 '%s=%s' % (<S>, <I>) | 0.6 <S>.partition(<W>)[0] | 0.6 <S>.partition(<W>)[2]
 0.7 <S>.rpartition(<W>)[0] | 0.4 <S>.rpartition(<W>)[2] | 1 <S>.split(<W>)[<J>] | 1 <S>.rsplit(<W>, 1)[0] | 0.4 <S> if <B> else <S> | 3 <LS>[<J>]
 1 max(<LS>, key=len) | 1 <DSS>[<=S>] | 1 <DSS>.get(<S>, <W>) | 1 <DIS>.get(<I>, <W>) | 1 list(<DSI>)[<J>]
-1 <S>.translate(str.maketrans(<C>, <C>)) | 1 <S>.translate(str.maketrans('', '', <W>)) | 0.4 <S>.translate({ord(<C>): <W>})
+0.6 <S>.translate(str.maketrans(<C>, <C>)) | 0.4 <S>.translate(str.maketrans('', '', <W>)) | 0.2 <S>.translate({ord(<C>): <W>})
 """,
     "C": "6 <S>[<J>] | 2 <S>[<I>] | 1 <S>[-1] | 1 <C>.upper() | 1 <C>.lower() | 1 chr(ord(<C>) + <K>)",
     "W": "0.5 <S>[:<K>] | 0.5 <S>[-<K>:] | 1 <S>[<J>] | 1 <C>.upper() | 1 <C> * <H> | 1 <C> + <C>",
     "I": """
-22 len(<S>) | 10 len(<LI>) | 6 len(<LS>) | 1 len(<DSI>) | 1 len(<DII>) | 4 len(<S>) - <K> | 1 len(<S>) + <K> | 1 len(<S>) - <I> | 0.5 len(<LI>) % <H> | 0.5 <l=LI>.index(max(<l>)) | 0.5 <S>.index(<W>) + <K> | 2 len(<S>) // 2 | 2 len(<LI>) - 1 | 2 len(<LI>) // 2
+34 len(<S>) | 16 len(<LI>) | 8 len(<LS>) | 1 len(<DSI>) | 1 len(<DII>) | 4 len(<S>) - <K> | 1 len(<S>) + <K> | 1 len(<S>) - <I> | 0.5 len(<LI>) % <H> | 0.5 <l=LI>.index(max(<l>)) | 0.5 <S>.index(<W>) + <K> | 2 len(<S>) // 2 | 2 len(<LI>) - 1 | 2 len(<LI>) // 2
 6 <S>.count(<W>) | 6 <S>.find(<W>) | 4 <S>.rfind(<W>) | 3 <S>.index(<W>) | 4 <S>.rindex(<W>) | 3 <LI>.count(<I>) | 3 <LI>.index(<=I>)
-1 <LS>.count(<S>) | 1 <LS>.index(<=S>) | 4 <I> + <K> | 5 <I> - <K> | 3 <I> + <I> | 3 <I> - <I> | 3 <I> * <H> | 2 <I> * <I> | 3 <I> // <H>
+1 <LS>.count(<S>) | 1 <LS>.index(<=S>) | 4 <I> + <K> | 5 <I> - <K> | 3 <I> + <I> | 3 <I> - <I> | 1 <N> - <I> | 1 <K> + <I> | 1 <H> * <I> | 3 <I> * <H> | 2 <I> * <I> | 3 <I> // <H>
 1 <I> % <H> | 1 sum(<LI>) | 1 max(<LI>) | 1 min(<LI>) | 1 abs(<I>) | 5 <LI>[<J>] | 2 <LI>[<I>] | 4 <LI>.pop() | 2 <LI>.pop(<J>) | 1 max(<I>, <I>)
 1 min(<I>, <I>) | 1 divmod(<I>, <H>)[<0>] | 1 len(set(<S>)) | 1 sum(1 for <c~C> in <S> if <B!>) | 1 sum(<x~I> for <x> in <LI> if <B!>)
 1 sum(len(<w~S>) for <w> in <LS>) | 1 sum(int(<c~C>) for <c> in <S> if <c>.isdigit()) | 1 ord(<C>) | 1 len(<S>.split(<W>)) | 0.2 <I> if <B> else <I>
@@ -68,9 +68,9 @@ EXPRESSIONS = {
 1 <LL>[0][0] | 1 sum(len(<x~LI>) for <x> in <LL>) | 1 int(str(<I>)[::-1]) | 1 len(str(<I>))
 """,
     "B": """
-4 <S>.isdigit() | 2 <S>.isalpha() | 4 <S>.isupper() | 3 <S>.islower() | 2 <S>.isalnum() | 2 <S>.isspace() | 3 <S>.isnumeric() | 2 <S>.isdecimal()
-1.4 <S>.istitle() | 2 <S>.isascii() | 1 <S>.isidentifier() | 6 <S>.startswith(<W>) | 5 <S>.endswith(<W>) | 4 <W> in <S> | 2 <W> not in <S>
-3 <C> in <M> | 1 <C> not in <M> | 8 <C> == <C> | 3 <C> != <C> | 1 <=S> == <=S> | 0.5 <=S> == <W> | 1 <s=S> == <s>[::-1] | 1 <S> == '' | 1 <S>.count(<W>) > <K>
+4 <S>.isdigit() | 1.4 <S>.isalpha() | 3 <S>.isupper() | 3 <S>.islower() | 2 <S>.isalnum() | 2 <S>.isspace() | 3 <S>.isnumeric() | 2 <S>.isdecimal()
+1.4 <S>.istitle() | 2 <S>.isascii() | 1 <S>.isidentifier() | 6 <S>.startswith(<W>) | 4 <S>.endswith(<W>) | 4 <W> in <S> | 2 <W> not in <S>
+3 <C> in <M> | 2 <C> in [<X>, <X>] | 1 <C> not in <M> | 8 <C> == <C> | 3 <C> != <C> | 1 <=S> == <=S> | 0.5 <=S> == <W> | 1 <s=S> == <s>[::-1] | 1 <S> == '' | 1 <S>.count(<W>) > <K>
 3 len(<S>) <op> <K> | 2 len(<S>) == <I> | 2 len(<S>) <op> <I> | 1 <S>.find(<W>) != -1 | 6 <I> <op> <N> | 5 <I> <op> <I> | 2 <I> % <H> == 0
 1 <I> % 2 == 1 | 3 <I> in <LI> | 1 <I> not in <LI> | 2 <S> in <LS> | 1 <S> not in <LS> | 2 <W> in <LS> | 1 <l=LS>[0] == <l>[-1] | 1 <LS>[<J>].startswith(<W>) | 1 len(<LS>[<J>]) <op> <K> | 2 len(<LI>) <op> <K> | 1 len(<LI>) == <K>
 1 len(<LS>) <op> <K> | 1 <LI>.count(<I>) > <K> | 1 <LI>[0] <op> <I> | 1 <LI>[0] <op> <LI>[-1] | 1 <l=LI> == <l>[::-1] | 1 not <=S> | 0.5 not <=LI>
@@ -88,7 +88,7 @@ EXPRESSIONS = {
 1 list(set(<LI>)) | 1 [<a~I> * <b~I> for <a>, <b> in zip(<LI>, <LI>)] | 3 [<y~I> for <x~LI> in <LL> for <y> in <x>] | 3 [len(<x~LI>) for <x> in <LL>] | 3 [sum(<x~LI>) for <x> in <LL>] | 4 <LL>[<J>]
 """,
     "LS": """
-10 <S>.split() | 10 <S>.split(<W>) | 1 <S>.split(<W>, <K>) | 2 <S>.rsplit(<W>, <K>) | 6 <S>.splitlines() | 30 list(<S>) | 0.7 sorted(<S>)
+10 <S>.split() | 10 <S>.split(<W>) | 1 <S>.split(<W>, <K>) | 2 <S>.rsplit(<W>, <K>) | 10 <S>.splitlines() | 30 list(<S>) | 0.7 sorted(<S>)
 0.5 sorted(<LS>, key=len) | 1 [<S!> for <w~S> in <LS>] | 1 [<S!> for <c~C> in <S>] | 3 list(<DSI>.keys()) | 2 list(<DSS>.values()) | 0.3 sorted(<DSI>) | 0.5 list(<S>.rpartition(<W>))
 1 [<s=S>[<i~I>:<i> + <k:=K>] for <i> in range(0, len(<s>), <k>)] | 1 [str(<x~I>) for <x> in <LI>] | 1 [<S>, <S>] | 1 [<S>] * <I> | 1 <W>.split()
 """,
@@ -104,18 +104,18 @@ EXPRESSIONS = {
     "O": """
 1 <S>.partition(<W>) | 1 <S>.rpartition(<W>) | 2 (<I>, <I>) | 3 (<S>, <I>) | 2 (<S>, <S>) | 2 [<S>, <S>] | 1 (<LI>, <I>) | 2 [<I>, <I>] | 1 [<I>, <S>]
 4 list(<DSI>.items()) | 2 list(<DII>.items()) | 0.5 sorted(<DII>.items(), key=lambda x: x[1]) | 0.5 sorted(<DSI>.items(), key=lambda x: x[1], reverse=True) | 1 list(enumerate(<LS>)) | 1 list(zip(<LI>, <LS>))
-1 tuple(<LI>) | 1 <DSI>.popitem() | 1 {<S>: <LI>} | 1 {<S>: <S>} | 1 {'<key>': <I>, '<key>': <S>} | 5 <S>.encode('utf-8')
+1 tuple(<LI>) | 1 <DSI>.popitem() | 1 {<S>: <LI>} | 1 {<S>: <S>} | 1 dict.fromkeys(<LS>) | 1 dict.fromkeys(<S>) | 1 {'<key>': <I>, '<key>': <S>} | 5 <S>.encode('utf-8')
 """,
 }
 
 STATEMENTS = """
 3 <=I:> += <K> | 1 <=I:> -= <K> | 1 <=I:> *= <H> | 2 <=S:> += <W> | 9 <=LI>.append(<I>) | 7 <=LS>.append(<S>) | 2 <=LS>.append(<W>)
 7 <=LI>.insert(<J>, <I>) | 5 <=LS>.insert(<J>, <S>) | 2 <=LS>.insert(<J>, <W>) | 6 <=LI>.pop() | 7 <=LI>.pop(<J>) | 3 <=LS>.pop(<J>)
-2 <=LS>.pop() | 6 <=LI>.remove(<I>) | 4 <=LS>.remove(<S>) | 6 <=LI>.extend(<LI>) | 4 <=LS>.extend(<LS>) | 12 <=LI>.reverse()
+2 <=LS>.pop() | 6 <=LI>.remove(<I>) | 4 <=LS>.remove(<S>) | 10 <=LI>.extend(<LI>) | 7 <=LS>.extend(<LS>) | 12 <=LI>.reverse()
 8 <=LS>.reverse() | 8 <=LI>.sort() | 3 <=LI>.sort(reverse=True) | 5 <=LS>.sort() | 10 <=LI>.clear() | 4 <=LS>.clear() | 1 <=LL>.append(<LI>)
 1 <=LL>.reverse() | 1 <=LL>[<J>].append(<I>) | 2 <l=LI:>.append(<l>.pop(<0>)) | 2 <l=LI:>.insert(<J>, <l>.pop()) | 1 <l=LI:>.pop(<l>.index(<I>))
 1 <=LI>.insert(len(<LI>) // 2, <I>) | 1 <=LI>.append(<LI>[<J>]) | 1 <=LS>.append(<LS>[<J>]) | 2 <d=DSI:>[<k:=S>] = <d>.get(<k>, 0) + <K>
- 3 <=LI>[<J>] = <I> | 3 <=LS>[<J>] = <S> | 3 del <=LI>[<J>] | 1 del <=LS>[<J>] | 1 <=LI:> += [<I>] | 2 <=LI:> += <LI>
+ 5 <=LI>[<J>] = <I> | 5 <=LS>[<J>] = <S> | 3 <=LI>[<I>] = <I> | 3 del <=LI>[<J>] | 1 del <=LS>[<J>] | 1 <=LI:> += [<I>] | 2 <=LI:> += <LI>
 9 <=DSI>[<S>] = <I> | 9 <=DII>[<I>] = <I> | 9 <=DSS>[<S>] = <S> | 9 <=DIS>[<I>] = <S> | 2 <=DSI>.pop(<=S>, None) | 9 <=DSI>.update({<S>: <I>})
 8 <=DSI>.update(<DSI>) | 8 <=DSS>.update(<DSS>) | 7 <=DII>.update({<I>: <I>}) | 16 <=DSI>.popitem() | 12 <=DII>.popitem() | 2 <=DIS>.setdefault(<I>, <S>)
 3 <=DSI>.clear() | 2 <=DII>.clear() | 1 <a:I>, <b:I> = <I>, <I> | 1 <a:S>, <b:S> = <S>, <S> | 0.5 <a:S>, _, <b:S> = <S>.rpartition(<W>)
@@ -140,6 +140,7 @@ LS 3, S 2: for <k~I>, <v~S> in <=DIS>.items():
 LS 3, S 2: for <k~S>, <v~S> in <=DSS>.items():
 LI 2, I 2: for <v~I> in <=DSI>.values():
 LS 3, I 1: for <k~S> in <=DSI>.keys():
+LS 2, LI 2: for <k~S> in <=DSI>:
 LS 2: for <k~S>, <v~I> in sorted(<=DSI>.items()):
 LS 4, S 2, I 1: for <w~S> in <S>.split(<W>):
 LS 2, S 1: for <i~I>, <w~S> in enumerate(<LS>):
@@ -153,7 +154,7 @@ LI 2: for <x~I> in reversed(<=LI>):
 """
 
 COMPOUND = """
-24 if <B>: return <ret> | 18 if <B>: <block> | 10 if <B>: <block> / else: <block> | 1 if <B>: <block> / elif <B>: <block>
+18 if <B>: return <ret> | 18 if <B>: <block> | 7 if <B>: <block> / else: <block> | 1 if <B>: <block> / elif <B>: <block>
 3 for <i~I> in range(len(<s=S>))<item>: <block> | 4 for <i~I> in range(len(<l=LI>))<item>: <block>
 2 for <i~I> in range(len(<l=LS>))<item>: <block> | 6 for <_~I> in range(<I>): <block> | 4 for <i~I> in range(<K>): <block>
 3 for <c~C> in <S>: <block> | 3 for <x~I> in <=LI>: <block> | 2 for <w~S> in <LS>: <block>
@@ -171,7 +172,8 @@ COMPOUND = """
 4 <o:DSS> = {}; for <k~S>, <v~S> in <=DSS>.items(): <o>[<v>] = <S!> | 3 for <k~S> in list(<d=DSI:>.keys()): <d>[<k>] = <I>
 3 for <k~S>, <v~I> in <d=DSI:>.items(): <d>[<k>] = <I!> | 3 for <k~I>, <v~I> in list(<d=DII:>.items()): if <B!>: del <d>[<k>]
 3 for <k~S>, <v~I> in <=DSI>.items(): if <k> in <d=DSI:>: <d>[<k>] += <v> / else: <d>[<k>] = <v>
-3 <o:I> = 0; for <k~S> in <d=DSI>: <o> += <d>[<k>] | 2 for <x~LI> in <=LL:>: <x>.sort()
+3 <o:I> = 0; for <k~S> in <d=DSI>: <o> += <d>[<k>] | 4 <o:DSI> = {}; for <k~S> in <d=DSI>: if <d>[<k>] <op> <N>: <o>[<k>] = <d>[<k>]
+3 for <k~I> in <d=DII:>: <d>[<k>] <aug> <K> | 2 for <x~LI> in <=LL:>: <x>.sort()
 2 <o:LI> = []; for <x~LI> in <=LL>: for <y~I> in <x>: <upd> | 3 <o:S> = ''; for <w~S> in <LS>: for <c~C> in <w>: <upd>
 2 <o:LI> = []; for <a~I> in <l=LI>: for <b~I> in <l>: if <a> <op> <b>: <o>.append(<a> + <b>); break
 10 while len(<l=LI:>) > <K>: <l>.pop(<0>) | 6 while <l=LI:> and <l>[-1] <op> <I>: <l>.pop()
@@ -198,7 +200,8 @@ COMPOUND = """
 
 UPDATES = {
     "S": """
-6 <o> += <S!> | 2 <o> = <S!> + <o> | 7 if <B!>: <o> += <S!> | 6 if <B!>: <o> += <S!> / else: <o> += <S!>
+6 <o> += <S!> | 2 <o> = <S!> + <o> | 7 if <B!>: <o> += <S!> | 5 if <B!>: <o> += <S!> / else: <o> += <S!>
+1 if <B!>: if <B!>: <o> += <S!> / / else: <o> += <S!>
 1 if <B!>: <o> += <S!> / elif <B!>: <o> += <W> | 1 if <B!>: continue / <o> += <S!> | 1 if <B!>: break / <o> += <S!>
 """,
     "I": """
@@ -207,13 +210,15 @@ UPDATES = {
 """,
     "LI LS": """
 6 <o>.append(<E!>) | 2 <o>.insert(0, <E!>) | 1 <o> += [<E!>] | 8 if <B!>: <o>.append(<E!>)
-4 if <B!>: <o>.append(<E!>) / else: <o>.append(<E!>) | 2 if <B!>: <o>.append(<E!>) / else: <o>.insert(0, <E!>)
+3 if <B!>: <o>.append(<E!>) / else: <o>.append(<E!>)
+1 if <B!>: if <B!>: <o>.append(<E!>) / / else: <o>.append(<E!>)
+1 if <B!>: <o>.append(<E!>); if <B!>: break | 2 if <B!>: <o>.append(<E!>) / else: <o>.insert(0, <E!>)
 1 if <v> not in <o>: <o>.append(<v>) | 1 if <B!>: break / <o>.append(<E!>) | 1 if <B!>: continue / <o>.append(<E!>)
 """,
 }
 
 ENDS = """
-9 if <B>: return <ret> / else: return <ret> | 5 if <B>: return <ret> / return <ret> | 4 if <B>: return <yes> / return <no>
+6 if <B>: return <ret> / else: return <ret> | 5 if <B>: return <ret> / return <ret> | 4 if <B>: return <yes> / return <no>
 4 if <B>: return <yes> / else: return <no> | 1 return <yes> if <B> else <no> | 8 for <c~C> in <=S>: if <B!>: return <no> / / return <yes>
 3 for <i~I> in range(len(<s=S>)): if <s>[<i>] == <C>: return <i> / / return -1
 2 for <i~I> in range(len(<s=S>) - 1, -1, -1)<item>: if <B!>: return <s>[:<i>] / / return <s>
@@ -226,20 +231,21 @@ ENDS = """
 # ---- names, literals and arguments ---------------------------------------------------------------------------------------
 
 PARAMETERS = {
-    "S": "text " * 12 + "s s s string string txt value name a line sentence word phrase st message data t x",
-    "C": "char char char c letter ch value sep x character target fill",
-    "W": "sep prefix suffix value old new sub target s2 x pattern delim key substr b",
-    "I": "n n n n num num index k i value target elem size width idx m count x start number length amount position",
-    "LI": "nums nums nums nums nums array array array lst arr numbers values xs a l items data list1 elements",
-    "LS": "array names items strings words lst values arr a l seq lines parts tokens",
-    "LL": "matrix lists array grid rows lst vectors", "D": "d d d d dic dictionary dct data a m counts mapping obj my_dict base"}
+    "S": "text " * 20 + "s s s s string string string txt txt value name name a a b line sentence word phrase st str1 message code t x n",
+    "C": "char char char char char c c letter ch ch value sep x character target fill",
+    "W": "sep sep prefix prefix suffix suffix value value chars chars old new sub target s1 s2 x pattern pref delim key substr letters n b",
+    "I": "n n n n n num num num index index elem elem value k i target width count m size idx start number length amount pos end maxsplit",
+    "LI": "nums nums nums nums nums nums array array array lst arr arr numbers values xs a l list1 items elements digits",
+    "LS": "array names items strings words lst lst values arr a l seq lines parts names tokens",
+    "LL": "matrix lists array grid rows lst vectors", "D": "d d d d d dic dic dictionary dct data a m counts mapping obj my_dict base"}
 LOCALS = {
-    "S": "result res new_text out ans output s t new_s tmp text2", "C": "c c c char ch x letter", "W": "w p x part tmp",
-    "I": "count count n total result idx k length res a b m num pos cnt", "LI": "result result res ls out a arr new_list output b ans indexes lst",
-    "LS": "result parts ls words res arr new_list lines a out items chars", "LL": "result rows pairs out res", "B": "flag found ok is_valid check",
-    "D": "d result res counts dic new_dict mapping out freq", "O": "result res pair out",
-    "i": "i i i i i i j idx index", "x": "x n num i item e elem v val", "w": "word item s w x line part t", "c": "c c c char ch letter i x", "k": "k k key key name",
-    "v": "v v value val", "y": "y j e item", "a": "a x i p", "b": "b y j q", "_": "_"}
+    "S": "result result s new_text new_text new text2 t res output string ans out line temp r",
+    "C": "c c char ch first last x letter", "W": "w p x part temp first", "LI": "result result ls ls l res a arr new_list nums2 output indexes digits lst",
+    "I": "count count count count n length length length total result index index i k idx l a b m cnt num pos size",
+    "LS": "ls ls new_text new_text result parts words l text_list res arr new_list lines chars a letters lst", "LL": "result rows pairs ls", "B": "flag found is_valid check",
+    "D": "d d result result res counts dic new_dict new_d mapping", "O": "result res pair ls",
+    "i": "i i i i i i i i i j idx index", "x": "i i num n x item e elem v val a", "w": "i word item s w x line part l t", "c": "c c c c char char i i ch x s letter",
+    "k": "k k k key key key name i", "v": "v v v value value val", "y": "y j e item", "a": "a x i p", "b": "b y j q", "_": "_"}
 NAMES = {table: {kind: names.split() for kind, names in found.items()} for table, found in (("parameter", PARAMETERS), ("local", LOCALS))}
 SIGNATURES = """250 S,110 S W,60 S C,34 S I,79 LI,56 LI I,22 LS,22 DSI,14 S W W,14 LI I I,13 I,12 S W I,5 S C I,10 LS W,9 LI LI,14 DII,7 DII I,5 S I I,7 I I,
     4 S LS,7 DSS,7 DIS,4 LS I,6 DSI S,4 DSI DSI,2 LS LS,2 LL I,4 LL,2 S DSS,2 S LI,2 LI W,3 S S,2 I I I,2 DIS I,2 DSS S,3 DSI I,3 S S W,2 LS S"""
@@ -252,8 +258,8 @@ CHARSETS = ["'aeiou'", "'aeiou'", "'AEIOU'", "'aeiouAEIOU'", "'0123456789'", "'.
 ANSWERS = [("True", "False")] * 5 + [("False", "True"), ("'yes'", "'no'"), ("'Yes'", "'No'"), ("1", "0"), ("'valid'", "'invalid'"), ("'found'", "'none'"), ("0", "-1"), ("'ok'", "'error'")]
 FIXED = {"K": [1, 1, 2, 2, 2, 3, 3, 4, 5], "H": [2, 2, 2, 2, 3, 3, 4, 5], "P": [2, 3, 5, 10, 10], "J": [0, 0, 0, 1, 1, -1, -1, 2, 3, -2], "G": range(3, 15), "M": CHARSETS,
          "Q": ["''", "''", "''", "''", "' '", "' '", "', '", "','", "'-'", "'_'", r"'\n'", "'|'", "' - '"]}  # literals
-SPECIAL = {"news": ["''"], "newi": ["0", "0", "0", "0", "1", "-1"], "newli": ["[]"], "newls": ["[]", "[]", "[]", "list()"], "op": "> > > > < < < == == == == != >= <=".split(), "0": ["0", "0", "-1"], "key": WORDS, "lam": ["-x", "abs(x)", "x % 3", "x * 2", "x + 1"],
-           "smeth": [".upper()", ".lower()", ".strip()", ".title()", "[::-1]", ".capitalize()"]}
+SPECIAL = {"news": ["''"], "newi": ["0", "0", "0", "0", "1", "-1"], "newli": ["[]"], "newls": ["[]", "[]", "[]", "list()"], "op": "> > > > < < < == == == == != >= <=".split(), "0": ["0", "0", "-1"], "aug": ["+=", "-=", "*="], "key": WORDS, "lam": ["-x", "abs(x)", "x % 3", "x * 2", "x + 1"],
+           "isa": ["isalpha", "isdigit", "isalnum", "isupper", "islower"], "smeth": [".upper()", ".lower()", ".strip()", ".title()", "[::-1]", ".capitalize()"]}
 
 
 def random_int(rng) -> int:
@@ -318,10 +324,12 @@ def written(value, rng) -> str:
 
 
 def laid_out(code: str, rng) -> str:
-    """The code as some people write it: now and then with double quotes, or without spaces after commas or around operators."""
+    """The code as some people write it: now and then with an empty line, double quotes, or without spaces after commas or around operators."""
     draw = rng.random()
-    if draw > 0.12:
+    if draw > 0.14:
         return code
+    if draw > 0.12:
+        return code.replace("\n    ", "\n\n    ", 1) if draw > 0.13 else "\n\n    return".join(code.rsplit("\n    return", 1))
     parts = re.split(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""", code)  # the texts are at odd places
     if draw > 0.06:
         tight = re.compile(rng.choice([r"(,) ", r" ([-+*/%]|==|<|>) "]))
@@ -449,7 +457,7 @@ def sources(targets: dict[str, int]) -> dict[str, list[int]]:
 TARGETS, RESULTS = ((list(targets), sources(targets)) for targets in (TARGETS, RESULTS))
 # how often an assignment, a simple statement, a compound one, by the type of the variable that it shall read
 OUTER = {kind: [0.3, min(3 * SIMPLE.share(kind), 0.5), max(1.5 * COMPOUND.share(kind), 0.35 * (kind in HELD))] for kind in KINDS}
-INNER = {kind: [0.25, min(3 * SIMPLE.share(kind), 0.6), 0.1] for kind in KINDS}
+INNER = {kind: [0.25, min(3 * SIMPLE.share(kind), 0.6), 0.2] for kind in KINDS}
 SIGNATURE_WEIGHTS = list(itertools.accumulate(weight for weight, _ in SIGNATURES))
 
 
@@ -643,7 +651,7 @@ class Writer:
             self.scope = {name: kind for name, kind in self.scope.items() if name in scope}  # new names may be unbound after it
             return text
         if key == "ret":
-            return self.returned()
+            return "None" if self.rng.random() < 0.03 else self.returned()
         return {"yes": self.yes, "no": self.no}.get(key) or self.rng.choice(SPECIAL[key])
 
     # -- statements
@@ -669,7 +677,7 @@ class Writer:
                 names = [name for name, found in self.scope.items() if found == kind and name not in self.fixed and name != self.focus and "[" not in name]
                 if inside and not names:
                     continue
-                again = must if must in names and rng.random() < 0.5 else rng.choice(names) if names and (inside or rng.random() < 0.1) else None
+                again = must if must in names and rng.random() < 0.6 else rng.choice(names) if names and (inside or rng.random() < 0.1) else None
                 template = EXPRESSIONS[kind].draw(rng, self.kind(must))
                 if self.possible(template):
                     text = self.fill(template, 1, must)
