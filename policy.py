@@ -257,9 +257,9 @@ class Run:
             if found[0]:
                 found[1] = json.loads((found[0] / "run.json").read_text())
                 refuse_other_settings(args.out, found[1], self.settings)
-                print(f"{args.out}: going on after step {found[1]['step']}", file=sys.stderr)
+                say(f"{args.out}: going on after step {found[1]['step']}")
             for name, value in self.settings["settings"].items():
-                print(f"  {name:<16}{value}", file=sys.stderr)
+                say(f"  {name:<16}{value}")
         if ranks() > 1:
             torch.distributed.broadcast_object_list(found)
         self.newest, self.saved = found
@@ -438,7 +438,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
         aside = path.with_name(f"damaged-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
         path.rename(aside)
-        print(f"{path} is damaged ({wrong[0]}); put aside, looking for the one before", file=sys.stderr)
+        say(f"{path} is damaged ({wrong[0]}); put aside, looking for the one before")
 
 
 def random_states() -> dict:
