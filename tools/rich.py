@@ -28,6 +28,7 @@ import random
 import re
 import statistics
 import sys
+import typing
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -354,34 +355,55 @@ RESULTS = {"S": 8, "I": 4, "LS": 3, "LI": 4, "DSI": 1, "DII": 1, "DSS": 1, "DIS"
 PARTS = {"LI": "I", "LS": "S", "LL": "LI"}  # <E>, the items of a list
 
 
+class Hole(typing.NamedTuple):
+    key: str        # <x=T>: x
+    mark: str       # what stands before the type: nothing or = : ~ :=
+    kind: str       # the type; "" where the hole only repeats or names something
+    flag: str       # ! must read the loop's variable; : the template changes the variable
+    indent: str     # of the line that begins with the hole
+    room: int       # how loose an expression may be here without brackets
+
+
+def room(before: str, after: str) -> int:
+    """Of a hole between these texts: 3 any expression, 2 none with `if ... else`, 1 comparisons too, 0 only an operand."""
+    before, after = before.rstrip(" "), after.lstrip(" ")
+    opened = before == "" or before[-1] in "([{,:" or re.search(r"(^|[^=<>!+*/%-])[-+*/]?=$|\b(if|while|return|elif|else)$", before)
+    closed = after == "" or after[0] in ")]},:\n" or after.startswith("for ")
+    if opened and closed:
+        return 3
+    if closed and after and before.endswith(" in"):
+        return 2
+    return int(bool((opened or re.search(r"\b(and|or|not)$", before)) and (closed or re.match(r"(and|or|if)\b", after))))
+
+
+def looseness(text: str) -> int:
+    """Of an expression: 3 with `if ... else` or lambda, 2 with and, or; 1 with another operator; 0 an operand."""
+    text = re.sub(r"'[^']*'", "''", HOLE.sub("x", text))
+    while text != (text := re.sub(r"[(\[{][^()\[\]{}]*[)\]}]", "", text)):
+        pass
+    return 3 if re.search(r" (if|for) |lambda", text) else 2 if re.search(r"\b(and|or)\b", text) else int(" " in text)
+
+
 class Template:
-    """Its pieces: text, or (key, mark, type, flag, indent, level): how loose an expression may be that stands there."""
+    """pieces: texts, with a Hole between each two; order: in which the holes are filled; needs: type -> variables of it that must exist."""
 
     def __init__(self, text: str, statement: bool = False, changes: bool = False):
-        self.statement, self.grows, self.deep = statement, "while" in text or "<o:" in text, "<B" in text or " for " in text
+        self.statement, self.level = statement, looseness(text)
+        self.grows, self.deep = "while" in text or "<o:" in text, "<B" in text or " for " in text
         self.pieces, position = [], 0
-        for hole in HOLE.finditer(text):
-            self.pieces.append(text[position:hole.start()])
-            line = text[text.rfind("\n", 0, hole.start()) + 1:hole.start()]
-            before, after = text[:hole.start()].rstrip(" "), text[hole.end():].lstrip(" ")
-            opened = before == "" or before[-1] in "([{,:" or re.search(r"(^|[^=<>!+*/%-])[-+*/]?=$|\b(if|while|return|elif|else)$", before)
-            closed = after == "" or after[0] in ")]},:\n" or after.startswith("for ")
-            boolean = (opened or re.search(r"\b(and|or|not)$", before)) and (closed or re.match(r"(and|or|if)\b", after))
-            level = 3 if opened and closed else 2 if closed and after and before.endswith(" in") else 1 if boolean else 0
-            key, mark, kind, flag = hole.groups()
-            self.pieces.append((key, mark, kind, flag or changes and mark == "=", line if not line.strip() else "", level))
-            position = hole.end()
+        for found in HOLE.finditer(text):
+            key, mark, kind, flag = found.groups()
+            line = text[text.rfind("\n", 0, found.start()) + 1:found.start()]
+            flag = ":" if changes and mark == "=" else flag
+            self.pieces += [text[position:found.start()],
+                            Hole(key, mark, kind, flag, line if not line.strip() else "", room(text[:found.start()], text[found.end():]))]
+            position = found.end()
         self.pieces.append(text[position:])
-        holes = range(1, len(self.pieces), 2)  # in an expression what a loop runs over comes first, then its variables, then what reads them
-        self.order = holes if statement else sorted(holes, key=lambda place: (not self.pieces[place][2] or self.pieces[place][3] == "!", self.pieces[place][1] == "~"))
-        flat = re.sub(r"'[^']*'", "''", HOLE.sub("x", text))
-        while flat != (flat := re.sub(r"[(\[{][^()\[\]{}]*[)\]}]", "", flat)):
-            pass
-        self.level = 3 if re.search(r" (if|for) |lambda", flat) else 2 if re.search(r"\b(and|or)\b", flat) else 1 if " " in flat else 0
-        self.holes = {piece[2] for piece in self.pieces[1::2] if piece[2] and piece[1] in ("", "=") and piece[3] != "!"}
-        if "<block>" in text:
-            self.holes |= {"B"}
-        self.needs = Counter(piece[2] for piece in self.pieces[1::2] if piece[1] == "=")
+        holes, self.order = self.pieces[1::2], range(1, len(self.pieces), 2)
+        if not statement:  # what a comprehension runs over comes first, then its variables, then what reads them
+            self.order = sorted(self.order, key=lambda place: (not self.pieces[place].kind or self.pieces[place].flag == "!", self.pieces[place].mark == "~"))
+        self.holes = {hole.kind for hole in holes if hole.kind and hole.mark in ("", "=") and hole.flag != "!"} | ({"B"} if "<block>" in text else set())
+        self.needs = Counter(hole.kind for hole in holes if hole.mark == "=")
 
 
 def unfold(text: str) -> str:
@@ -396,9 +418,11 @@ def unfold(text: str) -> str:
     return "\n".join(lines)
 
 
-def grammar(text: str, **options) -> list[tuple[int, Template]]:
+def grammar(text: str, statement: bool = False, changes: bool = False) -> list[tuple[float, Template]]:
+    """(weight, template) of each entry. changes: what <=T> stands for is changed, not read."""
     parts = re.split(r"(?:^| \| )([\d.]+) ", text, flags=re.MULTILINE)
-    return [(float(weight), Template(unfold(body.rstrip("\n")) if options else body.rstrip("\n"), **options)) for weight, body in zip(parts[1::2], parts[2::2])]
+    bodies = [body.rstrip("\n") for body in parts[2::2]]
+    return [(float(weight), Template(unfold(body) if statement else body, statement, changes)) for weight, body in zip(parts[1::2], bodies)]
 
 
 class Choice:
@@ -580,66 +604,69 @@ class Writer:
 
     def fill(self, template: Template, depth: int, must: str | None = None, keys=None) -> str:
         """The template's text. `must` goes into its first hole that takes it; new variables enter the scope at its end, temporary ones leave it."""
-        keys, temporary, new, changed, fixed = dict(keys or {}), {}, {}, [], set()
-        texts, focus, avoid = list(template.pieces), self.focus, self.avoid
+        keys, new, temporary, changed = dict(keys or {}), {}, {}, []
+        texts, focus, avoid, fixed = list(template.pieces), self.focus, self.avoid, set(self.fixed)
         self.avoid = set()
         for place in template.order:
-            key, mark, kind, flag, indent, level = template.pieces[place]
-            takes = must is not None and flag != "!" and self.scope.get(must) in TAKES.get(kind, ())
-            if key == "item":  # s[i] stands for a variable
+            hole, line_ends = template.pieces[place], "\n" in template.pieces[place + 1]
+            if hole.key == "item":  # s[i] is a variable too
                 item, text = keys.get("s") or keys["l"], ""
                 temporary[f"{item}[{keys['i']}]"] = {"S": "C", "LI": "I", "LS": "S"}[self.scope[item]]
-            elif not kind:
-                text = keys[key] if key in keys else self.special(key, keys, new)
-            elif mark in (":", "~"):
-                keys[key] = text = self.new_name(kind, key=key)
+            elif not hole.kind:
+                text = keys.get(hole.key) or self.special(hole.key, keys, new)
+            elif hole.mark in (":", "~"):
+                text = self.new_name(hole.kind, key=hole.key)
                 self.hidden.add(text)
-                (new if mark == ":" else temporary)[text] = kind
-            elif mark == "=":
-                takes = must is not None and self.scope[must] == kind and not (template.statement and must in self.fixed)
-                text = must if takes else self.pick((kind,), free=template.statement) or next(name for name, has in self.scope.items() if has == kind)
-                must = None if takes else must
-                if flag:
-                    changed.append(text)
-                else:
-                    self.read.add(text)
-                if template.statement and text not in self.fixed:
-                    fixed.add(text)
-                    self.fixed.add(text)
-                keys[key] = text
+                (new if hole.mark == ":" else temporary)[text] = hole.kind
+            elif hole.mark == "=":
+                text, must = self.variable(hole, template.statement, must)
+                changed += [text] if hole.flag else []
             else:
-                base = max(depth, 1) if template.statement else depth
-                if takes:
-                    direct = self.scope[must] in FORCED.get(kind, (kind,)) and self.rng.random() < 0.75
-                    text, loose = (must, 0) if direct else self.expression(kind, base, must)
-                    self.read.add(must)
-                    must = None
-                else:
-                    text, loose = self.expression(kind, base, self.focus if flag and self.focus in self.scope else None)
-                if text in texts and text[0] in "'0123456789":  # x.replace('a', 'a') does nothing
-                    text = self.literal(kind) if kind in LITERAL else text
-                text = f"({text})" if loose > level else text
-                if mark == ":=":
-                    keys[key] = text
-            if kind and mark != "~" and self.scope.get(text) in (("S", "C", "W") if template.statement else KINDS):
-                self.avoid = self.avoid | {text}  # x == x says nothing
-            texts[place] = text.replace("\n", "\n" + indent) if indent else text
-            if template.statement and "\n" in template.pieces[place + 1]:
+                text, must = self.operand(hole, max(depth, 1) if template.statement else depth, must, texts)
+            if hole.kind:
+                keys[hole.key] = text
+                if self.scope.get(text) in (("S", "C", "W") if template.statement else KINDS) and hole.mark != "~":
+                    self.avoid = self.avoid | {text}  # x == x says nothing
+            texts[place] = text.replace("\n", "\n" + hole.indent) if hole.indent else text
+            if line_ends and template.statement:
                 self.avoid = set()
-            if temporary and (mark == "~" if not template.statement else "\n" in template.pieces[place + 1]):  # not before the loop's head is written
+            if temporary and (line_ends if template.statement else hole.mark == "~"):  # not before the loop's head is written
                 self.scope.update(temporary)
                 self.focus = next(reversed(temporary))
         for name in temporary:
             self.scope.pop(name, None)
             self.hidden.discard(name)
-        self.fixed -= fixed
-        self.focus, self.avoid = focus, avoid
+        self.focus, self.avoid, self.fixed = focus, avoid, fixed
         for name in changed:  # the newest, and its new value is not read yet
             if name in self.scope:
                 self.scope[name] = self.scope.pop(name)
                 self.read.discard(name)
         self.scope.update(new)
         return "".join(texts)
+
+    def variable(self, hole: Hole, statement: bool, must: str | None) -> tuple[str, str | None]:
+        """(variable for a hole <=T>, what still must be read). A statement keeps it from being changed in its body."""
+        takes = must is not None and self.scope[must] == hole.kind and not (statement and must in self.fixed)
+        name = must if takes else self.pick((hole.kind,), free=statement) or next(name for name, kind in self.scope.items() if kind == hole.kind)
+        if not hole.flag:
+            self.read.add(name)
+        if statement:
+            self.fixed.add(name)
+        return name, None if takes else must
+
+    def operand(self, hole: Hole, depth: int, must: str | None, texts: list) -> tuple[str, str | None]:
+        """(expression for a hole <T> or <T!>, what still must be read)."""
+        kind = hole.kind
+        if must is not None and hole.flag != "!" and self.scope.get(must) in TAKES.get(kind, ()):
+            direct = self.scope[must] in FORCED.get(kind, (kind,)) and self.rng.random() < 0.75
+            text, loose = (must, 0) if direct else self.expression(kind, depth, must)
+            self.read.add(must)
+            must = None
+        else:
+            text, loose = self.expression(kind, depth, self.focus if hole.flag and self.focus in self.scope else None)
+        if text in texts and kind in LITERAL and text[0] in "'0123456789":  # x.replace('a', 'a') does nothing
+            text = self.literal(kind)
+        return f"({text})" if loose > hole.room else text, must
 
     def special(self, key: str, keys: dict, new: dict) -> str:
         """What <upd>, <block>, <ret>, <yes>, <no> and the names of SPECIAL stand for."""
