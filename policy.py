@@ -787,7 +787,7 @@ def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: i
 
 
 def _roomy_cache(config):
-    """transformers' cache of keys and values, except that it grows 64 positions at a time: DynamicLayer copies all of itself for every token."""
+    """transformers' cache of keys and values, except that a full one grows by half: DynamicLayer copies all of itself for every token."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
@@ -799,7 +799,8 @@ def _roomy_cache(config):
                 return super().update(*new)
             start, end = self.keys.shape[2], self.keys.shape[2] + new[0].shape[2]
             if not self.room or end > self.room[0].shape[2] or len(self.room[0]) != len(self.keys):  # it is full, or rows were chosen
-                self.room = [torch.nn.functional.pad(old, (0, 0, 0, max(64, end - start))) for old in (self.keys, self.values)]
+                new = [torch.cat(pair, 2) for pair in zip((self.keys, self.values), new)]
+                start, self.room = 0, [old.new_empty(*old.shape[:2], end + end // 2, old.shape[3]) for old in new]
             for room, states in zip(self.room, new):
                 room[:, :, start:end] = states
             self.keys, self.values = (room[:, :, :end] for room in self.room)
@@ -811,41 +812,53 @@ def _roomy_cache(config):
 
 
 def _decode_loop(model, ends: list[int], prompts, n: int, max_tokens: int, temperature: float, uniforms) -> list[Sample]:
-    """One batch of `sample`: prompts are read once, their keys and values repeated n times, finished rows dropped."""
+    """One batch of `sample`: prompts are read once, and rows all of whose responses have ended are dropped.
+
+    A row of the cache is a prompt and then, token by token, c responses to it: prompt, c first tokens, c second tokens ... The mask lets
+    a response see the prompt and itself. So c responses read the prompt's keys and values from memory once, which is what most of the
+    time went into; the price is that attention also computes the scores between responses, which is why c is at most 8.
+    """
     device, width = model.device, max(map(len, prompts))
     cache = _roomy_cache(model.config)
     hidden, mask = read_prompts(model, prompts, cache)
-    cache.batch_repeat_interleave(n)
-    position = mask.sum(1, keepdim=True).repeat_interleave(n, 0)  # of the next token, [rows, 1]
-    mask = torch.cat([mask, mask.new_ones(len(mask), max_tokens)], 1).repeat_interleave(n, 0)
-    logits = model.lm_head(hidden).repeat_interleave(n, 0)
+    sliding = any(cache.is_sliding)  # such a window counts places in the row, and the model makes its own mask of which are padding
+    c = 1 if sliding else max(c for c in range(1, 9) if n % c == 0)
+    rows = len(prompts) * n // c
+    cache.batch_repeat_interleave(n // c)
+    position = mask.sum(1, keepdim=True).repeat_interleave(n // c, 0).repeat(1, c)  # of the next tokens, [rows, c]
+    own = torch.eye(c, dtype=mask.dtype, device=device).repeat(rows, max_tokens)
+    mask = torch.cat([mask.repeat_interleave(n, 0), own], 1)  # [rows * c, width + c * max_tokens]
+    if not sliding:  # what attention adds to its scores, [rows, 1, c, width + c * max_tokens]
+        mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill(mask == 0, -torch.inf).view(rows, 1, c, -1)
+    logits = model.lm_head(hidden).repeat_interleave(n, 0).view(rows, c, -1)
 
-    tokens = torch.zeros((len(mask), max_tokens), dtype=torch.long, device=device)
+    tokens = torch.zeros((rows, c, max_tokens), dtype=torch.long, device=device)
     stops = torch.tensor(ends, device=device)
-    logprobs = torch.zeros((len(mask), max_tokens), device=device)
-    lengths = torch.full((len(mask),), max_tokens, device=device)
-    alive = torch.arange(len(mask), device=device)  # which row of the results each row of the cache belongs to
+    logprobs = torch.zeros((rows, c, max_tokens), device=device)
+    lengths = torch.full((rows, c), max_tokens, device=device)
+    alive = torch.arange(rows, device=device)  # which row of the results each row of the cache belongs to
     for t in range(max_tokens):
-        scaled = (logits.float() / (temperature or 1.0)).log_softmax(-1)
+        scaled = (logits.float() / (temperature or 1.0)).log_softmax(-1)  # [rows alive, c, V]
         if temperature > 0:  # inverse transform sampling: the first token at which the distribution function exceeds u
             cdf = scaled.double().exp().cumsum(-1)
-            token = torch.searchsorted(cdf, uniforms[alive, t, None] * cdf[:, -1:], right=True).clamp(max=cdf.shape[1] - 1)
+            u = uniforms.view(rows, c, -1)[alive, :, t, None]
+            token = torch.searchsorted(cdf, u * cdf[..., -1:], right=True).clamp(max=cdf.shape[-1] - 1)[..., 0]  # [rows alive, c]
         else:
-            token = scaled.argmax(-1, keepdim=True)
-        tokens[alive, t], logprobs[alive, t] = token[:, 0], scaled.gather(-1, token)[:, 0]
-        lengths[alive] = torch.where(torch.isin(token[:, 0], stops), lengths[alive].clamp(max=t + 1), lengths[alive])
-        going = lengths[alive] > t + 1
+            token = scaled.argmax(-1)
+        tokens[alive, :, t], logprobs[alive, :, t] = token, scaled.gather(-1, token[..., None])[..., 0]
+        lengths[alive] = torch.where(torch.isin(token, stops), lengths[alive].clamp(max=t + 1), lengths[alive])
+        going = (lengths[alive] > t + 1).any(1)
         if t + 1 == max_tokens or not going.any():
             break
         if going.sum() <= 0.8 * len(going):  # copying the cache has a price: drop rows in bunches
             keep = going.nonzero()[:, 0]
             cache.batch_select_indices(keep)
             alive, mask, token, position = alive[keep], mask[keep], token[keep], position[keep]
-        logits = model(input_ids=token, attention_mask=mask[:, :width + t + 1], position_ids=position, past_key_values=cache).logits[:, -1]
+        logits = model(input_ids=token, attention_mask=mask[..., :width + c * (t + 1)], position_ids=position, past_key_values=cache).logits
         position += 1
     if not torch.isfinite(logprobs).all():
         fail("the model's logits are not finite: its weights hold NaN, or --temperature is too near 0")
-    tokens, logprobs, lengths = tokens.tolist(), logprobs.tolist(), lengths.tolist()
+    tokens, logprobs, lengths = (values.flatten(0, 1).tolist() for values in (tokens, logprobs, lengths))
     return [Sample(row[:length], values[:length], row[length - 1] in ends)
             for row, values, length in zip(tokens, logprobs, lengths)]
 

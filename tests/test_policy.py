@@ -291,6 +291,16 @@ def test_what_is_sampled_depends_on_neither_the_neighbours_nor_the_rows_at_a_tim
     for p, prompt in enumerate(prompts):
         assert same([samples[p]], sample([prompt], seeds=[(7, p)]))
     assert same(samples[::-1], sample(prompts[::-1], seeds=[(7, p) for p in range(len(prompts))][::-1]))
+    for n in (1, 3, 11, 16):  # with 1, 3, 1, 8 responses in a row of the cache
+        assert same([some[:n] for some in samples], [some[:4] for some in sample(prompts, n)])
+
+
+def test_layers_with_a_sliding_window_sample_the_same_where_it_reaches_everything():
+    prompts, _ = random_sequences(3)
+    config = type(model().config)(**model().config.to_dict() | {"use_sliding_window": True, "sliding_window": 64, "layer_types": ["sliding_attention"]})
+    sliding = type(model())(config)
+    sliding.load_state_dict(model().state_dict())
+    assert same(sample(prompts), policy.sample(sliding, Twelve(), prompts, 4, 20, 1.0, [(7, p) for p in range(len(prompts))]))
 
 
 def test_every_rollout_and_every_prompt_has_its_own_stream():
