@@ -158,6 +158,10 @@ def test_a_step_has_the_given_learning_rate_the_limited_gradient_and_leaves_none
     norm = policy.optimizer_step(weight, [torch.optim.SGD(weight.parameters(), 99.0)], lr=0.5, max_grad_norm=1.0)
     assert norm == 5 and weight.weight.grad is None
     torch.testing.assert_close(weight.weight.detach(), torch.tensor([[-0.3, -0.4]]))
+    weight.weight.grad = torch.tensor([[math.inf, 0.0]])  # after a loss that is finite
+    with pytest.raises(SystemExit):
+        policy.optimizer_step(weight, [torch.optim.SGD(weight.parameters(), 99.0)], lr=0.5, max_grad_norm=1.0)
+    torch.testing.assert_close(weight.weight.detach(), torch.tensor([[-0.3, -0.4]]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
