@@ -30,6 +30,22 @@ def test_programs_parse_and_are_called_with_literals_that_fit_the_parameters():
             ast.literal_eval(argument)
 
 
+def test_every_template_of_the_grammar_is_python():
+    words = {key: texts[0] for key, texts in rich.SPECIAL.items()} | {"block": "pass", "upd": "pass", "item": ""}
+    choices = [rich.SIMPLE, rich.COMPOUND, rich.ENDS, *rich.EXPRESSIONS.values(), *rich.UPDATES.values()]
+    for template in (template for choice in choices for template in choice.all[1]):
+        text = "".join(piece if isinstance(piece, str) else "x" if piece.kind else words.get(piece.key, "x") for piece in template.pieces)
+        ast.parse("def f():\n    for _ in x:\n        " + text.replace("\n", "\n        "))
+
+
+def test_an_expression_gets_brackets_where_it_needs_them():
+    sums, products = (rich.Template(text) for text in ("<I> + <K>", "<I> * <H>"))
+    assert sums.level == 1 > products.pieces[1].room          # (x + 1) * 2
+    call, either = rich.Template("len(<S>)"), rich.Template("<S> if <B> else <S>")
+    assert either.level == 3 == call.pieces[1].room           # len(x if b else y)
+    assert call.level == 0                                    # len(x) * 2
+
+
 def test_most_programs_run_and_their_results_vary():
     traces = list(sandbox.trace_many((row["code"], row["call"]) for row in ROWS))
     assert sum(trace.status == "ok" for trace in traces) >= 0.85 * len(ROWS), Counter(trace.error for trace in traces).most_common(5)
