@@ -78,12 +78,9 @@ def test_shape_ignores_names_spaces_and_quotes_but_not_code():
         assert rich.shape(code) != rich.shape(other), other
 
 
-def test_left_out_programs_do_not_come_under_other_names():
-    first = ROWS[0]["code"]
-    renamed = first.replace("def f", "def  f")
-    assert rich.shape(renamed) in {rich.shape(row["code"]) for row in ROWS}
-    shapes = {rich.shape(row["code"]) for row in ROWS[:50]}
-    assert not shapes & {rich.shape(row["code"]) for row in rich.programs(100, seed=1, leave_out=shapes)}
+def test_left_out_programs_do_not_come():
+    left_out = {rich.shape(row["code"]) for row in ROWS[:50]}
+    assert not left_out & {rich.shape(row["code"]) for row in rich.programs(100, seed=1, leave_out=left_out)}
 
 
 @pytest.mark.skipif(not DATA.is_file(), reason="STEPCODE_DATA names no folder with cruxeval.jsonl")

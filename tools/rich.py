@@ -428,9 +428,9 @@ def room(before: str, after: str) -> int:
 
 def looseness(text: str) -> int:
     """Of an expression: 3 with `if ... else` or lambda, 2 with and, or; 1 with another operator; 0 an operand."""
-    text = re.sub(r"'[^']*'", "''", HOLE.sub("x", text))
-    while text != (text := re.sub(r"[(\[{][^()\[\]{}]*[)\]}]", "", text)):
-        pass
+    text, inner = re.sub(r"'[^']*'", "''", HOLE.sub("x", text)), 1
+    while inner:  # what stands in brackets does not count
+        text, inner = re.subn(r"[(\[{][^()\[\]{}]*[)\]}]", "", text)
     return 3 if re.search(r" (if|for) |lambda", text) else 2 if re.search(r"\b(and|or)\b", text) else int(" " in text)
 
 
@@ -461,8 +461,8 @@ class Template:
 
 def unfold(text: str) -> str:
     """`if a: b; c / d` on lines of their own: one level deeper after a head's colon, / one level back, / / two."""
-    lines, depth = [], 0
-    for step, part in zip(*[iter(["; ", *re.split(r"(; | / / | / )", text)])] * 2):
+    parts, lines, depth = re.split(r"(; | / / | / )", text), [], 0
+    for step, part in zip(["; ", *parts[1::2]], parts[::2]):
         depth -= step.count("/")
         while head := re.match(r"(for|while|if|elif|else|try|except)\b.*?: ", part):
             lines.append("    " * depth + head[0].rstrip())
@@ -952,8 +952,8 @@ def main() -> None:
         tokenizer.save_pretrained(args.out / "model")
     except (OSError, augment.BadInput) as problem:
         parser.error(str(problem))
-    print(f"{args.out}: {args.sft} + {args.rl} programs, {len(tokenizer)} tokens, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters",
-          file=sys.stderr)
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"{args.out}: {args.sft} + {args.rl} programs, {len(tokenizer)} tokens, {size:.1f}M parameters", file=sys.stderr)
 
 
 if __name__ == "__main__":
