@@ -19,7 +19,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)  # in place of tools/: its rich.py would hide the package that TRL imports
 import sandbox  # noqa: E402
 
 WORKERS = os.cpu_count() or 1
