@@ -10,7 +10,7 @@ run and recorded by their site (the line of the call), so their texts may be bla
 
     trace(program, call)         one program         trace_many(jobs)                       many, in order, on all cores
     check(program)               assertions          trace_inputs(program, entry, texts)    one trusted program, many untrusted inputs
-    trace_lines(program, call)   lines and locals    agreed(first, second)                  are two runs the same?
+    agreed(first, second)        are two runs the same?
 
 How: each worker is a fresh interpreter (never a fork of the caller), its server, with an empty environment and a directory of its
 own. It forks once per job. The child runs the program, leaves its report in memory shared with the server (no descriptor leads
@@ -64,7 +64,8 @@ import warnings
 __builtins__ = dict(vars(builtins))     # a program may rebind builtins; the functions below keep these
 
 MEMORY_LIMIT = 512 << 20      # bytes of address space a program may take beyond the server's own
-OUTPUT_LIMIT = 1 << 20        # characters of stdout, of anchors and of the value, each; ten times that of the lines visited
+OUTPUT_LIMIT = 1 << 20        # characters of stdout, of anchors and of the value, each
+ANCHOR_COST = 64              # characters that an anchor counts for beyond its text
 REPORT_LIMIT = 16 << 20       # bytes of one job's report, escapes included
 FILES_LIMIT = 16 << 20        # bytes of one file, and of all files where the layer "files" holds
 INPUT_LIMIT = 1 << 14         # characters of one input expression
@@ -98,7 +99,6 @@ class Trace(typing.NamedTuple):
     stdout: str = ""        # what the other prints print
     error: str = ""         # one line, such as "ZeroDivisionError: division by zero"
     missing: tuple = ()     # layers of isolation that this machine does not give
-    events: tuple = ()      # of trace_lines: (line, {name: (repr, type name)} after this visit), in order
 
 
 # ---- what the other scripts call ---------------------------------------------------------------------------------------
@@ -152,15 +152,6 @@ def _call_inputs(program, entry, texts, size, timeout):
     return found
 
 
-def trace_lines(program: str, call: str, *, watch=(), timeout: float = 3.0, hash_seed: int = 0) -> Trace:
-    """The lines of `program` executed while `call` is evaluated (with "": while the program itself runs): a Trace with events.
-
-    Each event is one visit of a line, with the locals after it and the expressions of the list `watch` ("self.x") wherever they
-    evaluate. So a line's next lines are the events after its own, and none of its events means that it was not executed."""
-    task = {"program": program, "call": call, "watch": list(watch), "timeout": timeout}
-    return next(_run([task], 1, hash_seed))[0]
-
-
 def agreed(first: Trace, second: Trace) -> Trace:
     """The first of two Traces of one job under different hash seeds; "nondeterministic" if they differ or show addresses."""
     texts = [first.value, first.stdout, first.error, *(text for _, _, text in first.anchors)]
@@ -179,13 +170,12 @@ def require_isolation():
 def _trace(report, missing):
     """A Trace of what a child reported, which may be anything."""
     try:
-        anchors, events = report.get("anchors", ()), report.get("events", ())
+        anchors = report.get("anchors", ())
         texts = [str(report.get(key, "")) for key in ("value", "stdout", "error")]
-        if len(anchors) + len(events) > 10 * OUTPUT_LIMIT / 64 or sum(map(len, texts)) > 3 * OUTPUT_LIMIT:
+        if len(anchors) > OUTPUT_LIMIT / ANCHOR_COST or sum(map(len, texts)) > 3 * OUTPUT_LIMIT:
             raise ValueError    # no child of ours reports so much; it would fill the caller's memory
         anchors = [(int(site), str(name), str(text)) for site, name, text in anchors]
-        events = tuple((int(line), {name: (str(text), str(kind)) for name, (text, kind) in values.items()}) for line, values in events)
-        return Trace(Status(report["status"]), anchors, *texts, missing, events)
+        return Trace(Status(report["status"]), anchors, *texts, missing)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return Trace(Status.KILLED, error="malformed report", missing=missing)
 
@@ -382,6 +372,7 @@ def _ready(busy):
 
 _SIZE, _HEAD = struct.Struct("!I"), struct.Struct("!I2?")      # of a task; of a report: size, starved, retire
 _running, _late = 0, False      # process id of the child, and whether it had to be killed
+_shared = _stage = None         # memory for the child's report, and the _Stage for its run
 _WARM = "import re\ndef f(x):\n    print(x)\n    print(f'x: {x}')\n    return [x, 'a', {2.5: None}]"
 
 
@@ -401,10 +392,14 @@ def _serve(options):
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     signal.signal(signal.SIGALRM, _on_alarm)
-    _execute({"program": _WARM, "call": "f(1)"}, None, None)    # what a first run makes, every child then shares
-    _spare.append(_Output())
+    global _stage
+    _execute({"program": _WARM, "call": "f(1)"}, None)      # what a first run makes, every child then shares
+    _stage = _Stage()
     gc.collect()
     gc.freeze()     # the collector writes into every object it sees
+    with contextlib.suppress(OSError):
+        _libc("malloc_trim", 0)     # free pages would be copied too
+    decode = json.JSONDecoder().raw_decode      # json.loads reads as well, but touches more
     starved, retire, report = False, False, json.dumps(missing).encode()
     while True:
         replies.write(_HEAD.pack(len(report), starved, retire) + report)
@@ -412,7 +407,8 @@ def _serve(options):
         head = jobs.read(4)
         if retire or not head:
             return
-        starved, report = _fork(json.loads(jobs.read(_SIZE.unpack(head)[0])), seal)
+        task, _ = decode(jobs.read(_SIZE.unpack(head)[0]).decode())
+        starved, report = _fork(task, seal)
         retire = _littered()
 
 
@@ -436,22 +432,22 @@ def _on_alarm(*_):
 
 def _fork(task, seal):
     """Run one job in a child: (was it starved of CPU, the bytes of its report)."""
-    global _running, _late
+    global _running, _late, _shared
     _late = False
-    with mmap.mmap(-1, REPORT_LIMIT) as shared:     # the child writes its report here; zeros at first
+    with mmap.mmap(-1, REPORT_LIMIT) as _shared:    # zeros; new for each job, so that nothing left running reaches the next one's
         _running = os.fork()
         if not _running:
             try:
-                _child(task, shared, seal)
+                _child(task, seal)
             finally:
                 _exit(1)
         signal.setitimer(signal.ITIMER_REAL, task["timeout"], 0.1)
         _, code, usage = os.wait4(_running, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _sweep(_running)
-        size, = _SIZE.unpack(shared[:4])
+        size, = _SIZE.unpack(_shared[:4])
         if code == 0 and not _late and 0 < size <= REPORT_LIMIT - 4:
-            return False, shared[4:4 + size]
+            return False, _shared[4:4 + size]
     if _late:
         # less than half the time on a CPU, and preempted rather than asleep: worth another try, with more time. A program can feign
         # this on a busy machine, and gains four times its limit
@@ -481,71 +477,72 @@ def _sweep(child):
 
 # ---- the child: run the program ----------------------------------------------------------------------------------------
 
-_exit, _dumps, _settrace = os._exit, json.dumps, sys.settrace    # programs rebind such things
+_exit, _dumps = os._exit, json.dumps    # programs rebind such things
 
 
-def _child(task, shared, seal):
-    if "bare" in task:      # what make bench compares with
-        _exit(0)
+def _child(task, seal):
     os.setsid()
     os.closerange(3, 64)
     _limit(resource.RLIMIT_NPROC, 0)
     _limit(resource.RLIMIT_CPU, int(task["timeout"]) + 2)
     if os.getppid() != 1:       # process 1 of a namespace takes its children with it anyway
         _die_with_parent()
-
-    def report(results):
-        try:
-            data = _dumps(results).encode()
-        except (TypeError, AttributeError, NameError):      # the program broke builtins that json needs
-            vars(builtins).update(__builtins__)
-            data = _dumps(results).encode()
-        if len(data) > REPORT_LIMIT - 4:
-            data = _dumps([_too_much("reported")]).encode()
-        shared[:4 + len(data)] = _SIZE.pack(len(data)) + data
-        _exit(0)
-
     seal()
-    report([_execute(task, text, report) for text in task.get("inputs", [None])])
+    _report([_execute(task, text) for text in task.get("inputs", [None])])
 
 
-def _execute(task, text, report):
-    """The report, a dict, of one run of the program. Ends the process early through `report` when there is too much output."""
-    record, tracer = _Record(report), None
+def _report(results):
+    """Leave the results to the server, and end."""
+    try:
+        data = _dumps(results).encode()
+    except (TypeError, AttributeError, NameError):      # the program broke builtins that json needs
+        vars(builtins).update(__builtins__)
+        data = _dumps(results).encode()
+    if len(data) > REPORT_LIMIT - 4:
+        data = _dumps([_too_much("reported")]).encode()
+    _shared[:4 + len(data)] = _SIZE.pack(len(data)) + data
+    _exit(0)
+
+
+def _execute(task, text):
+    """The report, a dict, of one run of the program. Where there is too much output, the process reports that and ends."""
+    global _stage
     try:
         code = _compile(task["program"])
-        if "watch" in task:
-            record.watch = [(text, compile(text, "<watch>", "eval")) for text in task["watch"]]
-            tracer = record.enter
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as problem:
         return {"status": "syntax", "error": _describe(problem)}
-    stdout = _spare.pop() if _spare else _Output()
-    stdout.report = report
-    sys.stdout = sys.__stdout__ = stdout.writer
-    builtins.__anchor__ = record.anchor
-    main = sys.modules["__main__"] = types.ModuleType("__main__")
-    main.__builtins__ = builtins
-    namespace, status, value, error = main.__dict__, "ok", "", ""
+    stage, _stage = _stage or _Stage(), None
+    namespace, status, value, error = stage.main.__dict__, "ok", "", ""
     try:
-        if not task["call"]:
-            _settrace(tracer)
         exec(code, namespace)
         if text is not None:
             positional, keyword = _arguments(task["call"], text)
             value = repr(namespace[task["call"]](*positional, **keyword))
         elif task["call"]:
-            code = compile(task["call"].strip(), "<call>", "eval", 0, True)
-            _settrace(tracer)
-            value = eval(code, namespace)
-            _settrace(None)
-            value = repr(value)
+            value = repr(eval(compile(task["call"].strip(), "<call>", "eval", 0, True), namespace))
     except BaseException as problem:
-        _settrace(None)
         status, error, value = _classify(problem), _describe(problem), ""
     if len(value) > OUTPUT_LIMIT:
         return _too_much("returned")
-    return {"status": status, "anchors": record.anchors, "value": "".join([value]), "error": error, "stdout": stdout.text(),
-            "events": record.events}
+    return {"status": status, "anchors": stage.anchors, "value": "".join([value]), "error": error, "stdout": stage.output.text()}
+
+
+class _Stage:
+    """What a run finds in place: an empty __main__, a stdout and the anchors' recorder. The server makes one for all its children,
+    each of which has a copy; only the second input of a fork needs another."""
+
+    def __init__(self):
+        self.anchors, self.room, self.output = [], OUTPUT_LIMIT, _Output()
+        self.main = sys.modules["__main__"] = types.ModuleType("__main__")
+        self.main.__builtins__ = builtins
+        builtins.__anchor__ = self.anchor
+        sys.stdout = sys.__stdout__ = self.output.writer
+
+    def anchor(self, site, name, text):
+        self.room -= len(text) + ANCHOR_COST
+        if self.room < 0:
+            _report([_too_much("printed in anchors")])
+        self.anchors.append((site, name, text))
 
 
 class _Output(io.BytesIO):
@@ -557,59 +554,18 @@ class _Output(io.BytesIO):
 
     def write(self, data):
         if self.tell() + len(data) > OUTPUT_LIMIT:
-            self.report([_too_much("printed")])
+            _report([_too_much("printed")])
         return super().write(data)
 
     def close(self):
         pass    # what was printed is still wanted
 
     def text(self):
-        with contextlib.suppress(ValueError):       # the program closed or detached it
+        try:
             self.writer.flush()
+        except ValueError:      # the program closed or detached it
+            pass
         return self.getvalue().decode("utf-8", "backslashreplace")
-
-
-_spare = []     # the server keeps one for its children: making it costs a tenth of a fork
-
-
-class _Record:
-    """The anchors printed, (site, name, text), and the lines visited, (line, values), up to the limit."""
-
-    def __init__(self, report):
-        self.anchors, self.events, self.size, self.open, self.report = [], [], 0, {}, report
-
-    def add(self, size, limit, what):
-        self.size += size + 64
-        if self.size > limit:
-            self.report([_too_much(what)])
-
-    def anchor(self, site, name, text):
-        self.add(len(text), OUTPUT_LIMIT, "printed in anchors")
-        self.anchors.append((site, name, text))
-
-    def enter(self, frame, event, argument):
-        """Called by Python for each new frame, as sys.settrace asks; the result is called for each of its lines and its return."""
-        return self.step if frame.f_code.co_filename == "<program>" else None
-
-    def step(self, frame, event, argument):
-        if frame in self.open:      # the line visited last in this frame is done
-            self.events[self.open.pop(frame)][1].update(self.values(frame))
-        if event == "line":
-            self.open[frame] = len(self.events)
-            self.events.append((frame.f_lineno, {}))
-        return self.step
-
-    def values(self, frame):
-        values = {name: value for name, value in frame.f_locals.items() if not name.startswith("__")}
-        for text, code in self.watch:
-            with contextlib.suppress(Exception):    # not defined here
-                values[text] = eval(code, frame.f_globals, frame.f_locals)
-        texts = {}
-        for name, value in values.items():
-            with contextlib.suppress(Exception):    # half-made objects have no repr yet
-                texts[name] = repr(value), type(value).__name__
-        self.add(sum(len(name) + len(text) + 16 for name, (text, _) in texts.items()), 10 * OUTPUT_LIMIT, "traced")
-        return texts
 
 
 def _too_much(what):
