@@ -399,8 +399,8 @@ def _serve(options):
     gc.collect()
     gc.freeze()     # the collector writes into every object it sees
     with contextlib.suppress(OSError):
-        _libc("malloc_trim", 0)     # free pages would be copied too
-    decode = json.JSONDecoder().raw_decode      # json.loads reads as well, but touches more
+        _libc("malloc_trim", 0)     # a fork copies the table of free pages too
+    decode = json.JSONDecoder().raw_decode      # json.loads writes to more pages
     starved, retire, report = False, False, json.dumps(missing).encode()
     while True:
         replies.write(_HEAD.pack(len(report), starved, retire) + report)
@@ -525,33 +525,26 @@ def _execute(task, text):
         status, error, value = _classify(problem), _describe(problem), ""
     if len(value) > OUTPUT_LIMIT:
         return _too_much("returned")
-    return {"status": status, "anchors": stage.anchors, "value": "".join([value]), "error": error, "stdout": stage.output.text()}
+    return {"status": status, "anchors": stage.anchors, "value": "".join([value]), "error": error, "stdout": stage.text()}
 
 
-class _Stage:
-    """What a run finds in place: an empty __main__, a stdout and the anchors' recorder. The server makes one for all its children,
-    each of which has a copy; only the second input of a fork needs another."""
+class _Stage(io.BytesIO):
+    """What a run finds in place: an empty __main__, a stdout that prints into these bytes, a recorder of anchors; the last two up to
+    their limits. The server makes one for all its children, each of which has its copy; only a fork's later inputs need another."""
 
     def __init__(self):
-        self.anchors, self.room, self.output = [], OUTPUT_LIMIT, _Output()
+        super().__init__()
+        self.anchors, self.room = [], OUTPUT_LIMIT
+        self.writer = sys.stdout = sys.__stdout__ = io.TextIOWrapper(self, "utf-8", "backslashreplace", "")
         self.main = sys.modules["__main__"] = types.ModuleType("__main__")
         self.main.__builtins__ = builtins
         builtins.__anchor__ = self.anchor
-        sys.stdout = sys.__stdout__ = self.output.writer
 
     def anchor(self, site, name, text):
         self.room -= len(text) + ANCHOR_COST
         if self.room < 0:
             _report([_too_much("printed in anchors")])
         self.anchors.append((site, name, text))
-
-
-class _Output(io.BytesIO):
-    """Bytes printed, up to the limit."""
-
-    def __init__(self):
-        super().__init__()
-        self.writer = io.TextIOWrapper(self, "utf-8", "backslashreplace", "")
 
     def write(self, data):
         if self.tell() + len(data) > OUTPUT_LIMIT:
@@ -636,10 +629,10 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 
 
 def _libc(name, *arguments):
     """A call into the C library. Raises OSError where it fails, or where there is no such function."""
-    if sys.platform != "linux":
+    function = getattr(_LIBC, name, None)
+    if sys.platform != "linux" or not function:
         raise OSError(f"no {name} here")
-    arguments = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    result = getattr(_LIBC, name)(*arguments)
+    result = function(*(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments))
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
@@ -778,7 +771,7 @@ _SERVERS_OWN = "clone clone3 fork kill prctl setsid".split()    # its children g
 
 def _seccomp(state):
     """An allow-list of system calls; the rest fails with EPERM. The server takes it on once, with what it needs to fork and to kill.
-    A child adds a second filter against just that: a call must pass both, and a short filter costs half of a long one."""
+    A child adds a second filter against just that: a call must pass both, and a short one is put on faster."""
     try:
         library = ctypes.CDLL("libseccomp.so.2")
     except OSError:
