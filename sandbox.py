@@ -454,13 +454,9 @@ def _fork(task, seal):
         # this on a busy machine, and gains four times its limit
         preempted = usage.ru_nivcsw > usage.ru_nvcsw + 5
         starved = preempted and usage.ru_utime + usage.ru_stime < task["timeout"] / 2
-        return starved, _failure("timeout", f"not done after {task['timeout']:g} s")
+        return starved, _bytes([_result("timeout", f"not done after {task['timeout']:g} s")])
     code = os.waitstatus_to_exitcode(code)
-    return False, _failure("killed", f"left with exit code {code}" if code >= 0 else signal.Signals(-code).name)
-
-
-def _failure(status, error):
-    return json.dumps([{"status": status, "error": error}]).encode()
+    return False, _bytes([_result("killed", f"left with exit code {code}" if code >= 0 else signal.Signals(-code).name)])
 
 
 def _sweep(child):
@@ -478,7 +474,7 @@ def _sweep(child):
 
 # ---- the child: run the program ----------------------------------------------------------------------------------------
 
-_exit, _dumps = os._exit, json.dumps    # programs rebind such things
+_exit, _quoted = os._exit, json.encoder.encode_basestring_ascii     # programs rebind such things
 
 
 def _child(task, seal):
@@ -494,24 +490,34 @@ def _child(task, seal):
 
 def _report(results):
     """Leave the results to the server, and end."""
-    try:
-        data = _dumps(results).encode()
-    except (TypeError, AttributeError, NameError):      # the program broke builtins that json needs
-        vars(builtins).update(__builtins__)
-        data = _dumps(results).encode()
+    data = _bytes(results)
     if len(data) > REPORT_LIMIT - 4:
-        data = _dumps([_too_much("reported")]).encode()
+        data = _bytes([_too_much("reported")])
     _shared[:4 + len(data)] = _SIZE.pack(len(data)) + data
     _exit(0)
 
 
+def _bytes(results):
+    return f"[{', '.join(results)}]".encode()
+
+
+def _result(status, error="", value="", stdout="", anchors=()):
+    """The outcome of a run, in JSON. Without json.dumps, which needs builtins that the program may have broken, and more pages."""
+    anchors = ", ".join([f"[{site}, {_quoted(name)}, {_quoted(text)}]" for site, name, text in anchors])
+    return f'{{"status": "{status}", "error": {_quoted(error)}, "value": {_quoted(value)}, "stdout": {_quoted(stdout)}, "anchors": [{anchors}]}}'
+
+
+def _too_much(what):
+    return _result("output", f"more is {what} than is recorded")
+
+
 def _execute(task, text):
-    """The report, a dict, of one run of the program. Where there is too much output, the process reports that and ends."""
+    """The _result of one run of the program. Where it prints too much, the process reports that and ends."""
     global _stage
     try:
         code = _compile(task["program"])
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as problem:
-        return {"status": "syntax", "error": _describe(problem)}
+        return _result("syntax", _describe(problem))
     stage, _stage = _stage or _Stage(), None
     namespace, status, value, error = stage.main.__dict__, "ok", "", ""
     try:
@@ -525,7 +531,7 @@ def _execute(task, text):
         status, error, value = _classify(problem), _describe(problem), ""
     if len(value) > OUTPUT_LIMIT:
         return _too_much("returned")
-    return {"status": status, "anchors": stage.anchors, "value": "".join([value]), "error": error, "stdout": stage.text()}
+    return _result(status, error, value, stage.text(), stage.anchors)
 
 
 class _Stage(io.BytesIO):
@@ -560,10 +566,6 @@ class _Stage(io.BytesIO):
         except ValueError:      # the program closed or detached it
             pass
         return self.getvalue().decode("utf-8", "backslashreplace")
-
-
-def _too_much(what):
-    return {"status": "output", "error": f"more is {what} than is recorded"}
 
 
 def _classify(problem):
