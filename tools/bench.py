@@ -194,14 +194,13 @@ def bench_sandbox(args):
     scaling(jobs, args.rounds)
 
 
-HOSTILE = ["x = []\nwhile True: x.append([0] * 1_000_000)", "print('x' * 100_000_000)", "import os\nos.abort()", "open('left', 'w').write('x' * 1000)",
-           "import os\nwhile True: os.fork()"]
-PARTS = 10
+HOSTILE = ["x = []\nwhile True: x.append([0] * 1_000_000)", "print('x' * 100_000_000)", "import os\nos.abort()", "import os\nwhile True: os.fork()"]
+WARM_UP, PARTS = 2000, 10
 
 
 def endurance(count):
     """Run `count` programs, one in 500 of them hostile. Yields (programs so far, MB of this process, MB of the largest server, processes below
-    this one, its open files, entries in the folder for temporary files) after 2,000 programs and then after each tenth."""
+    this one, its open files, entries in the folder for temporary files) after WARM_UP programs and then after each tenth of the rest."""
     import toy
     honest, hostile = itertools.cycle([(row["code"], row["call"]) for row in toy.programs(400, False, 2, 0)]), itertools.cycle(HOSTILE)
     jobs = ((next(hostile), "") if n % 500 == 499 else next(honest) for n in itertools.count())
@@ -212,7 +211,7 @@ def endurance(count):
         os.chmod(folder, 0o755)
         before, tempfile.tempdir = tempfile.gettempdir(), folder
         try:
-            for part in (2000, *[count // PARTS] * PARTS):
+            for part in (WARM_UP, *[(count - WARM_UP) // PARTS] * PARTS):
                 done += sum(1 for _ in sandbox.trace_many(itertools.islice(jobs, part)))
                 sizes = [int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6 for pid in tree(os.getpid())]
                 yield done, sizes[0], max(sizes[1:]), len(sizes) - 1, len(os.listdir("/proc/self/fd")), len(os.listdir(folder))
