@@ -64,18 +64,18 @@ ablation: .venv/installed
 # large-data takes an hour on 2 cores and needs no GPU; large takes about five minutes on one H200.
 DATA ?= data
 large-data: .venv/installed
-	$(RUN) tools/rich.py --out $(OUT)/rich --seed $(SEED) --leave-out $(DATA)/cruxeval.jsonl
-	$(RUN) augment.py --programs $(OUT)/rich/sft.jsonl --out $(OUT)/rich/sft_examples.jsonl --prompt bare --no-anchors 0.1
-	$(RUN) augment.py --programs $(OUT)/rich/rl.jsonl --out $(OUT)/rich/rl_examples.jsonl --prompt bare
+	$(RUN) tools/puzzles.py --out $(OUT)/puzzles --seed $(SEED) --leave-out $(DATA)/cruxeval.jsonl
+	$(RUN) augment.py --programs $(OUT)/puzzles/sft.jsonl --out $(OUT)/puzzles/sft_examples.jsonl --prompt bare --no-anchors 0.1
+	$(RUN) augment.py --programs $(OUT)/puzzles/rl.jsonl --out $(OUT)/puzzles/rl_examples.jsonl --prompt bare
 
-CRUXEVAL = $(RUN) evaluate.py --benchmark cruxeval-output --prompt bare --data $(DATA)/cruxeval.jsonl --max-tokens 512
+CRUXEVAL = $(RUN) evaluate.py --benchmark cruxeval-output --prompt bare --data $(DATA)/cruxeval.jsonl --max-tokens 320
 large: .venv/installed
-	$(RUN) sft.py --model $(OUT)/rich/model --data $(OUT)/rich/sft_examples.jsonl --out $(OUT)/rich/sft --seed $(SEED) \
-		--epochs 2 --batch 256 --lr 3e-3 --token-budget 65536 --save-every 100000
-	$(CRUXEVAL) --model $(OUT)/rich/sft/model --out $(OUT)/rich/eval/sft
-	$(RUN) bigrpo.py --model $(OUT)/rich/sft/model --data $(OUT)/rich/rl_examples.jsonl --out $(OUT)/rich/rl --seed $(SEED) \
-		--steps 20 --prompts 128 --beta 0 --lr 1e-4 --max-tokens 320 --token-budget 65536 --save-every 100000
-	$(CRUXEVAL) --model $(OUT)/rich/rl/model --out $(OUT)/rich/eval/rl
-	for kind in cruxeval-output cruxeval-output-plain; do $(RUN) evaluate.py compare $(OUT)/rich/eval/sft/$$kind.json $(OUT)/rich/eval/rl/$$kind.json || exit; done
+	$(RUN) sft.py --model $(OUT)/puzzles/model --data $(OUT)/puzzles/sft_examples.jsonl --out $(OUT)/puzzles/sft --seed $(SEED) \
+		--epochs 1 --batch 128 --lr 4e-3 --token-budget 65536 --save-every 100000
+	$(CRUXEVAL) --model $(OUT)/puzzles/sft/model --out $(OUT)/puzzles/eval/sft
+	$(RUN) bigrpo.py --model $(OUT)/puzzles/sft/model --data $(OUT)/puzzles/rl_examples.jsonl --out $(OUT)/puzzles/rl --seed $(SEED) \
+		--steps 14 --prompts 128 --beta 0 --lr 2e-4 --max-tokens 256 --token-budget 65536 --save-every 100000
+	$(CRUXEVAL) --model $(OUT)/puzzles/rl/model --out $(OUT)/puzzles/eval/rl
+	for kind in cruxeval-output cruxeval-output-plain; do $(RUN) evaluate.py compare $(OUT)/puzzles/eval/sft/$$kind.json $(OUT)/puzzles/eval/rl/$$kind.json || exit; done
 
 .PHONY: demo test test-vllm test-slow bench ablation large large-data

@@ -26,7 +26,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)  # in place of tools/: its rich.py would hide the package that TRL imports
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import sandbox  # noqa: E402
 
 WORKERS = os.cpu_count() or 1

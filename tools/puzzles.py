@@ -1,8 +1,8 @@
 """Programs as rich as CRUXEval's, made on the spot: strings, lists, dicts, their methods, loops, branches, early returns.
 
-    python tools/rich.py --out runs/rich --leave-out cruxeval.jsonl           writes sft.jsonl, rl.jsonl and a random model
-    python tools/rich.py --compare cruxeval.jsonl --sft 3000                  how near are they to a benchmark's programs?
-    python augment.py --programs runs/rich/sft.jsonl --out runs/rich/sft_examples.jsonl --prompt bare --decontaminate cruxeval.jsonl
+    python tools/puzzles.py --out runs/puzzles --leave-out cruxeval.jsonl           writes sft.jsonl, rl.jsonl and a random model
+    python tools/puzzles.py --compare cruxeval.jsonl --sft 3000                  how near are they to a benchmark's programs?
+    python augment.py --programs runs/puzzles/sft.jsonl --out runs/puzzles/sft_examples.jsonl --prompt bare --decontaminate cruxeval.jsonl
 
 How a program is made. The arguments are drawn first, so that the program's literals can be pieces of them: what it replaces, removes or
 looks for mostly occurs. Then statements are drawn from the grammar below. Each has typed holes, which are filled with variables of that
@@ -851,7 +851,7 @@ def programs(count: int, seed: int, leave_out=frozenset()):
         program = Writer(rng).program()
         if program["code"] not in seen and not (leave_out and shape(program["code"]) in leave_out):
             seen.add(program["code"])
-            yield {"id": f"rich_{len(seen) - 1}", **program}
+            yield {"id": f"puzzle_{len(seen) - 1}", **program}
 
 
 def calls(path: Path) -> list[dict]:
@@ -922,11 +922,11 @@ def compare(path: Path, count: int, seed: int) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Generate programs as rich as CRUXEval's.")
-    parser.add_argument("--out", type=Path, default=Path("runs/rich"), help="folder to write to: sft.jsonl, rl.jsonl and model")
+    parser.add_argument("--out", type=Path, default=Path("runs/puzzles"), help="folder to write to: sft.jsonl, rl.jsonl and model")
     parser.add_argument("--sft", type=int, default=150_000, help="number of programs for sft.py, or to compare")
     parser.add_argument("--rl", type=int, default=4_000, help="number of programs for bigrpo.py, others than those")
-    parser.add_argument("--width", type=toy.whole("width", 32, 32), default=512, help="hidden size of the model, a multiple of 32")
-    parser.add_argument("--layers", type=toy.whole("layers", 1), default=12, help="layers of the model")
+    parser.add_argument("--width", type=toy.whole("width", 32, 32), default=640, help="hidden size of the model, a multiple of 32")
+    parser.add_argument("--layers", type=toy.whole("layers", 1), default=8, help="layers of the model")
     parser.add_argument("--seed", type=toy.whole("count", 0), default=0)
     parser.add_argument("--leave-out", nargs="+", type=Path, default=[], metavar="FILE",
                         help="JSONL files of programs: those equal to one of them up to names, spaces and quotes are not written")
@@ -943,7 +943,7 @@ def main() -> None:
             return compare(args.compare, args.sft, args.seed)
         leave_out = shapes(args.leave_out)
         args.out.mkdir(parents=True, exist_ok=True)
-        rows = list(tqdm(programs(args.sft + args.rl, args.seed, leave_out), total=args.sft + args.rl, desc="rich programs"))
+        rows = list(tqdm(programs(args.sft + args.rl, args.seed, leave_out), total=args.sft + args.rl, desc="puzzles"))
         toy.write_jsonl(args.out / "sft.jsonl", rows[:args.sft])
         toy.write_jsonl(args.out / "rl.jsonl", rows[args.sft:])
         tokenizer = toy.make_tokenizer(toy.tokenizer_texts(rows[:20_000]), CONTEXT)

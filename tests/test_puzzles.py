@@ -1,4 +1,4 @@
-"""tools/rich.py: one seed gives the same distinct programs, nearly all run, none is the benchmark's, and the grammar's parts occur."""
+"""tools/puzzles.py: one seed gives the same distinct programs, nearly all run, none is the benchmark's, and the grammar's parts occur."""
 import ast
 import json
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 import sandbox
-from tools import rich
+from tools import puzzles
 
 DATA = Path(os.environ.get("STEPCODE_DATA", "")) / "cruxeval.jsonl"
-ROWS = list(rich.programs(600, seed=1))
+ROWS = list(puzzles.programs(600, seed=1))
 
 
 def test_a_seed_repeats_and_no_program_comes_twice():
-    assert list(rich.programs(600, seed=1)) == ROWS != list(rich.programs(600, seed=2))
+    assert list(puzzles.programs(600, seed=1)) == ROWS != list(puzzles.programs(600, seed=2))
     assert len({row["code"] for row in ROWS}) == len({row["id"] for row in ROWS}) == 600
 
 
@@ -31,17 +31,17 @@ def test_programs_parse_and_are_called_with_literals_that_fit_the_parameters():
 
 
 def test_every_template_of_the_grammar_is_python():
-    words = {key: texts[0] for key, texts in rich.SPECIAL.items()} | {"block": "pass", "upd": "pass", "item": ""}
-    choices = [rich.SIMPLE, rich.COMPOUND, rich.ENDS, *rich.EXPRESSIONS.values(), *rich.UPDATES.values()]
+    words = {key: texts[0] for key, texts in puzzles.SPECIAL.items()} | {"block": "pass", "upd": "pass", "item": ""}
+    choices = [puzzles.SIMPLE, puzzles.COMPOUND, puzzles.ENDS, *puzzles.EXPRESSIONS.values(), *puzzles.UPDATES.values()]
     for template in (template for choice in choices for template in choice.all[1]):
         text = "".join(piece if isinstance(piece, str) else "x" if piece.kind else words.get(piece.key, "x") for piece in template.pieces)
         ast.parse("def f():\n    for _ in x:\n        " + text.replace("\n", "\n        "))
 
 
 def test_an_expression_gets_brackets_where_it_needs_them():
-    sums, products = (rich.Template(text) for text in ("<I> + <K>", "<I> * <H>"))
+    sums, products = (puzzles.Template(text) for text in ("<I> + <K>", "<I> * <H>"))
     assert sums.level == 1 > products.pieces[1].room          # (x + 1) * 2
-    call, either = rich.Template("len(<S>)"), rich.Template("<S> if <B> else <S>")
+    call, either = puzzles.Template("len(<S>)"), puzzles.Template("<S> if <B> else <S>")
     assert either.level == 3 == call.pieces[1].room           # len(x if b else y)
     assert call.level == 0                                    # len(x) * 2
 
@@ -65,7 +65,7 @@ def test_most_parameters_are_read():
 
 
 def test_the_constructs_of_short_functions_occur():
-    nodes = {type(node) for row in rich.programs(3000, seed=3) for node in ast.walk(ast.parse(row["code"]))}
+    nodes = {type(node) for row in puzzles.programs(3000, seed=3) for node in ast.walk(ast.parse(row["code"]))}
     for kind in (ast.For, ast.While, ast.If, ast.IfExp, ast.ListComp, ast.DictComp, ast.GeneratorExp, ast.Try, ast.Break, ast.Continue,
                  ast.AugAssign, ast.Delete, ast.Lambda, ast.JoinedStr, ast.Slice, ast.Tuple, ast.Dict, ast.BoolOp, ast.NotIn):
         assert kind in nodes, kind
@@ -73,23 +73,23 @@ def test_the_constructs_of_short_functions_occur():
 
 def test_shape_ignores_names_spaces_and_quotes_but_not_code():
     code = "def f(text, n):\n    return text.replace('a', 'b')[n:]"
-    assert rich.shape(code) == rich.shape('def f(s,k):\n    return s.replace("a", "b")[k:]\n')
+    assert puzzles.shape(code) == puzzles.shape('def f(s,k):\n    return s.replace("a", "b")[k:]\n')
     for other in (code.replace("replace", "strip"), code.replace("'b'", "'c'"), code.replace("[n:]", "[:n]"), code.replace("text.", "n.")):
-        assert rich.shape(code) != rich.shape(other), other
+        assert puzzles.shape(code) != puzzles.shape(other), other
 
 
 def test_left_out_programs_do_not_come():
-    left_out = {rich.shape(row["code"]) for row in ROWS[:50]}
-    assert not left_out & {rich.shape(row["code"]) for row in rich.programs(100, seed=1, leave_out=left_out)}
+    left_out = {puzzles.shape(row["code"]) for row in ROWS[:50]}
+    assert not left_out & {puzzles.shape(row["code"]) for row in puzzles.programs(100, seed=1, leave_out=left_out)}
 
 
 @pytest.mark.skipif(not DATA.is_file(), reason="STEPCODE_DATA names no folder with cruxeval.jsonl")
 def test_no_program_of_the_benchmark_is_written(tmp_path):
-    command = [sys.executable, rich.__file__, "--out", str(tmp_path), "--sft", "2900", "--rl", "100", "--width", "32", "--layers", "1", "--seed", "4", "--leave-out", str(DATA)]
+    command = [sys.executable, puzzles.__file__, "--out", str(tmp_path), "--sft", "2900", "--rl", "100", "--width", "32", "--layers", "1", "--seed", "4", "--leave-out", str(DATA)]
     subprocess.run(command, check=True, capture_output=True)
     written = [json.loads(line) for part in ("sft", "rl") for line in (tmp_path / f"{part}.jsonl").open()]
     theirs = {ast.unparse(ast.parse(json.loads(line)["code"])) for line in DATA.open()}
-    shapes = {rich.shape(code) for code in theirs}
+    shapes = {puzzles.shape(code) for code in theirs}
     assert len(written) == 3000 and len(theirs) > 700
     assert not theirs & {ast.unparse(ast.parse(row["code"])) for row in written}
-    assert not shapes & {rich.shape(row["code"]) for row in written}
+    assert not shapes & {puzzles.shape(row["code"]) for row in written}
