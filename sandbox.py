@@ -47,6 +47,7 @@ import collections
 import contextlib
 import ctypes
 import enum
+import functools
 import gc
 import io
 import json
@@ -368,12 +369,12 @@ def _ready(busy):
 
 # ---- the server: a fork per job ----------------------------------------------------------------------------------------
 
-# What a fork costs is the pages that are written to after it, by either side: each must be copied (2 microseconds; some 300 of
-# them for a run), and counting a reference is a write. So the code below does without what is merely elegant.
+# What a fork costs is the pages that are written to after it, by either side: each must be copied (2 microseconds; some 400 of
+# them a job, 150 for a fork alone), and counting a reference is a write. So the code below does without what is merely elegant.
 
 _SIZE, _HEAD = struct.Struct("!I"), struct.Struct("!I2?")      # of a task; of a report: size, starved, retire
 _running, _late = 0, False      # process id of the child, and whether it had to be killed
-_shared = _stage = None         # memory for the child's report, and the _Stage for its run
+_shared = _stage = _seal = None         # memory for the child's report; the _Stage for its run; what seals it off just before
 _WARM = "import re\ndef f(x):\n    print(x)\n    print(f'x: {x}')\n    return [x, 'a', {2.5: None}]"
 
 
@@ -389,7 +390,7 @@ def _serve(options):
     _limit(resource.RLIMIT_NOFILE, 64)
     _limit(resource.RLIMIT_FSIZE, FILES_LIMIT)
     _limit(resource.RLIMIT_AS, _address_space() + MEMORY_LIMIT)
-    missing, seal = _isolate(options["layers"], options["packages"])
+    missing = _isolate(options["layers"], options["packages"])
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     signal.signal(signal.SIGALRM, _on_alarm)
@@ -409,7 +410,7 @@ def _serve(options):
         if retire or not head:
             return
         task, _ = decode(jobs.read(_SIZE.unpack(head)[0]).decode())
-        starved, report = _fork(task, seal)
+        starved, report = _fork(task)
         retire = _littered()
 
 
@@ -431,7 +432,7 @@ def _on_alarm(*_):
         os.kill(_running, signal.SIGKILL)
 
 
-def _fork(task, seal):
+def _fork(task):
     """Run one job in a child: (was it starved of CPU, the bytes of its report)."""
     global _running, _late, _shared
     _late = False
@@ -439,7 +440,7 @@ def _fork(task, seal):
         _running = os.fork()
         if not _running:
             try:
-                _child(task, seal)
+                _child(task)
             finally:
                 _exit(1)
         signal.setitimer(signal.ITIMER_REAL, task["timeout"], 0.1)
@@ -477,14 +478,15 @@ def _sweep(child):
 _exit, _quoted = os._exit, json.encoder.encode_basestring_ascii     # programs rebind such things
 
 
-def _child(task, seal):
+def _child(task):
     os.setsid()
     os.closerange(3, 64)
     _limit(resource.RLIMIT_NPROC, 0)
     _limit(resource.RLIMIT_CPU, int(task["timeout"]) + 2)
     if os.getppid() != 1:       # process 1 of a namespace takes its children with it anyway
         _die_with_parent()
-    seal()
+    if _seal and _seal() != 0:
+        _exit(1)
     _report([_execute(task, text) for text in task.get("inputs", [None])])
 
 
@@ -642,10 +644,8 @@ def _libc(name, *arguments):
 
 
 def _isolate(layers, packages):
-    """Take away from this process, and so from its children, what programs must not have.
-
-    Returns the layers missing, each with its reason, and a function for each child to call last."""
-    missing, state = [], types.SimpleNamespace(readable=_readable(packages), viewed=False, seal=lambda: None)
+    """Take away from this process, and so from its children, what programs must not have: the layers missing, each with its reason."""
+    missing, state = [], types.SimpleNamespace(readable=_readable(packages), viewed=False)
     for name, layer in _LAYERS.items():
         try:
             if name not in layers:
@@ -656,7 +656,7 @@ def _isolate(layers, packages):
             missing.append(f"{name} ({problem.strerror or problem})")
     if os.getpid() == 1:
         _die_with_parent()      # the launcher; changing user had cleared it
-    return missing, state.seal
+    return missing
 
 
 def _die_with_parent():
@@ -766,26 +766,27 @@ _ALLOWED = """
     sched_getaffinity sched_yield select set_robust_list set_tid_address setitimer sigaltstack stat statfs statx sysinfo time times
     truncate umask uname unlink unlinkat utimensat wait4 waitid write writev
 """.split()
-
-
 _SERVERS_OWN = "clone clone3 fork kill prctl setsid".split()    # its children give them up
 
 
 def _seccomp(state):
     """An allow-list of system calls; the rest fails with EPERM. The server takes it on once, with what it needs to fork and to kill.
     A child adds a second filter against just that: a call must pass both, and a short one is put on faster."""
+    global _seal
     try:
         library = ctypes.CDLL("libseccomp.so.2")
     except OSError:
         raise OSError("no libseccomp.so.2") from None
     library.seccomp_init.restype = ctypes.c_void_p
     allow, refuse = 0x7fff0000, 0x50000 | 1     # SCMP_ACT_ALLOW, SCMP_ACT_ERRNO(EPERM)
-    _filter(library, refuse, allow, _ALLOWED + _SERVERS_OWN)()
-    state.seal = _filter(library, allow, refuse, _SERVERS_OWN)
+    if _filter(library, refuse, allow, _ALLOWED + _SERVERS_OWN)() != 0:
+        raise OSError("the filter was refused")
+    _seal = _filter(library, allow, refuse, _SERVERS_OWN)
 
 
 def _filter(library, default, action, names):
-    """A function that puts a filter on the calling process: `action` for the system calls of these names, `default` for all others."""
+    """A function that puts a filter on the calling process (`action` for the system calls of these names, `default` for all others)
+    and returns 0 if the kernel took it."""
     rules = ctypes.c_void_p(library.seccomp_init(default))
     own = struct.pack("=IIQQ", 0, 4, 0, 0)      # struct scmp_arg_cmp: argument 0 equals 0, so a process may change its own limits only
     for name in names:
@@ -801,13 +802,7 @@ def _filter(library, default, action, names):
     os.close(reader)
     code = ctypes.create_string_buffer(code, len(code))
     program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(code)))      # struct sock_fprog
-    prctl, mode = _LIBC.prctl, ctypes.c_long(2)      # SECCOMP_MODE_FILTER
-
-    def put_on():
-        if prctl(_PR_SET_SECCOMP, mode, program, code) != 0:     # (the kernel reads `code` through `program`)
-            raise OSError("the filter was refused")
-
-    return put_on
+    return functools.partial(_LIBC.prctl, _PR_SET_SECCOMP, ctypes.c_long(2), program, code)     # 2: SECCOMP_MODE_FILTER, read from `program`
 
 
 _LAYERS = {"namespaces": _namespaces, "files": _files, "privileges": _privileges, "landlock": _landlock, "seccomp": _seccomp}
