@@ -83,6 +83,7 @@ def test_statements_that_share_a_line_get_lines_of_their_own():
 
 REJECTED = {  # an edit of GOOD, (old, new): and the complaint
     "it does not parse": ("total = 0", "total ="),
+    "nested too deeply": ("total = 0", f"total = 0{' + 0' * 300}"),
     "another signature": ("f(xs, k)", "f(xs, k=1)"),
     "other code was changed": ("import math", "import math\nprint(1)"),
     "a print of another form": ("print(f'double: {double}')", "print(f'double is {double}')"),

@@ -25,8 +25,8 @@ from collections import Counter
 
 import rewards
 import sandbox
-from augment import (COMPREHENSIONS, BadInput, Candidate, Recipe, Report, anchor_name, anchored_loops, batched, bodies, element,
-                     entry_function, own, perfect, printed, returned, statements, suites)
+from augment import (COMPREHENSIONS, LEVELS, BadInput, Candidate, Recipe, Report, anchor_name, anchored_loops, batched, bodies, element,
+                     entry_function, levels, own, perfect, printed, returned, statements, suites)
 
 TEACH = """\
 Add print statements to the function `{entry}` of the Python program at the end, so that a run shows how its result comes about.
@@ -205,6 +205,8 @@ def verified(item: Candidate, reply: str, max_anchors: int) -> Candidate | str:
         before, after = ast.parse(item.code), ast.parse(program)
     except rewards.PARSER_ERRORS as error:
         return f"it does not parse: {error}"
+    if levels(after) > LEVELS:
+        return "nested too deeply"
     problem = misshapen(before, after, rewards.entry(item.call))
     if problem:
         return problem
