@@ -192,13 +192,22 @@ def instrument(program: str, entry: str | None = None, loop_anchors: int = 0) ->
     program = program.replace("\r\n", "\n").replace("\r", "\n")
     tree = ast.parse(program)
     function = entry_function(tree, entry)
-    if function is None or any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in own(*function.body)):
+    if function is None or redefines_print(program, tree):
+        return program
+    if any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in own(*function.body)):
         return program  # a generator runs in pieces, when its caller asks
     if "\\\n" in program or shares_lines(program.split("\n"), function):
         program = ast.unparse(tree)
         tree = ast.parse(program)
         function = entry_function(tree, entry)
     return Instrumenter(program, tree, function, loop_anchors).run()
+
+
+def redefines_print(program: str, tree: ast.Module) -> bool:
+    """True if the program binds the name print anywhere."""
+    return "print" in program and any(
+        isinstance(node, ast.Name) and node.id == "print" and not isinstance(node.ctx, ast.Load)
+        or "print" in (getattr(node, "arg", None), getattr(node, "name", None), getattr(node, "asname", None)) for node in ast.walk(tree))
 
 
 def shares_lines(lines: list[str], function: ast.FunctionDef) -> bool:

@@ -237,6 +237,7 @@ UNCHANGED = {
     "generator": "def f(n):\n    x = n\n    yield x\n",
     "coroutine": "async def f(n):\n    x = n\n    return x\n",
     "lambda": "f = lambda x: x + 1\n",
+    "another print": "def f(print):\n    x = 1\n    return x\n",
     "bare return": "def f():\n    return\n",
     "annotation without a value": "def f():\n    x: int\n",
 }
