@@ -20,7 +20,7 @@ Departures from the paper, and decisions where it is silent:
 1. The teacher is an AST pass, unless a language model is asked for (tools/teacher.py). It inserts lines into the source and changes
    no other; but a program in which statements share a line (`a = 1; b = 2`, `if a: return b`) is laid out anew first.
 2. A return inside a loop has its `return_val` anchor, since it runs at most once a call; nothing else in a loop has one, an
-   `else` of a loop included. The limits on anchors count those printed in the run. What := or a pattern binds has none.
+   `else` of a loop included; nor has what a pattern or := binds, or the test of an `if` changes. The limits count anchors printed in the run.
    --loop-anchors K (departure; the paper names it as open) anchors assignments in a loop in its first K iterations, which P' itself
    counts; a loop within a loop is shown after it, as any loop is.
 3. One function is instrumented, the one that the call runs: helpers may run many times. instrument() without a name takes
@@ -484,8 +484,10 @@ def pieces(body: list[ast.stmt], after: int, before: int, known: dict[str, str])
                     names = changed(statement)
                     found += loop_pieces(statement, known)
                 case ast.If(test=test):
+                    names = changed(test)
                     found.append(f"if {fill_in(test, known)}")
                 case ast.Match(subject=subject):
+                    names = changed(subject)
                     found.append(f"match {fill_in(subject, known)}")
                 case ast.With(items=items):
                     names = changed(*items)

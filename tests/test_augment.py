@@ -408,6 +408,7 @@ REASONING = {
     "defaults are states too": ("return a + k", "f(1)", ["return_val = 1 + 2"]),
     "recursion": ("return a and f(a - 1)", "f(1)", ["return_val = a and f(a - 1)"] * 2),
     "try": ("try:\n    b = int(a)\nexcept ValueError:\n    b = -1\nreturn b", "f('x')", ["b = int('x'); b = -1", "return_val = -1"]),
+    "a change in a test": ("if a.pop() in a:\n    return a\nreturn len(a)", "f([1, 2])", ["if [1, 2].pop() in [1, 2]; return_val = len(a)"]),
     "a change that no anchor shows": ("if a:\n    b = 1\nfor i in [4]:\n    b = i + 5\nreturn b", "f(3)",
                                       ["if 3; b = 1", "for i in [4]: b = i + 5; return_val = b"]),
     "a value that no anchor showed": ("for x in a: pass\nb = 1\nreturn x", "f([2])", ["for x in [2]: pass; b = 1", "return_val = x"]),
