@@ -815,8 +815,8 @@ def _decode_loop(model, ends: list[int], prompts, n: int, max_tokens: int, tempe
     """One batch of `sample`: prompts are read once, and rows all of whose responses have ended are dropped.
 
     A row of the cache is a prompt and then, token by token, c responses to it: prompt, c first tokens, c second tokens ... The mask lets
-    a response see the prompt and itself. So c responses read the prompt's keys and values from memory once, which is what most of the
-    time went into; the price is that attention also computes the scores between responses, which is why c is at most 8.
+    a response see the prompt and itself. So c responses read the prompt's keys and values from memory once, for a small model on a CPU
+    the largest cost of a token; the price is that attention also computes the scores between responses, which is why c is at most 8.
     """
     device, width = model.device, max(map(len, prompts))
     cache = _roomy_cache(model.config)
