@@ -22,7 +22,7 @@ there) and exits; the server keeps the deadline. Layers, each used where the sys
     privileges   a user id of its own if we are root; no capabilities; none can be gained
     landlock     read Python, write the own directory, nothing else; no TCP (Linux 5.13)
     seccomp      an allow-list of system calls: no processes, no programs, no signals, no sockets (Linux with libseccomp); the server
-                 is under it too, but for the calls with which it forks and kills
+                 is under it too, but for six calls that its children give up
 
 Covered (each has a test): endless loops that swallow every exception and signal; fork bombs, daemons, threads; memory; output; deep
 recursion; exits, crashes, kills; the user's files, environment, memory, descriptors; sockets; standard input; rebound builtins and
@@ -283,7 +283,7 @@ class _Server:
         return starved, retire, [_trace(r, self.missing) for r in (reports if isinstance(reports, list) and reports else [None])]
 
     def _read(self, size):
-        data = b""      # no byte more than asked for: what a buffer kept, poll would not see
+        data = bytearray()      # no byte more than asked for: what a buffer kept, poll would not see
         while len(data) < size:
             if not (piece := os.read(self.process.stdout.fileno(), size - len(data))):
                 raise EOFError("the worker died")
@@ -370,7 +370,7 @@ def _ready(busy):
 # ---- the server: a fork per job ----------------------------------------------------------------------------------------
 
 # What a fork costs is the pages that are written to after it, by either side: each must be copied (2 microseconds; some 400 of
-# them a job, 150 for a fork alone), and counting a reference is a write. So the code below does without what is merely elegant.
+# them a job, 200 for a fork alone), and counting a reference is a write. So the code below does without what is merely elegant.
 
 _SIZE, _HEAD = struct.Struct("!I"), struct.Struct("!I2?")      # of a task; of a report: size, starved, retire
 _running, _late = 0, False      # process id of the child, and whether it had to be killed
