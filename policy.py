@@ -107,7 +107,7 @@ def shard(model, checkpointing: bool = False):
     """The model made ready for training: over several ranks each holds a piece of every layer (FSDP2), in fp32, computed in bf16 on GPUs.
 
     `checkpointing` keeps only the layers' inputs and computes the rest again in the backward pass: a third more work, far less memory.
-    Gradients are summed over ranks, not averaged: every loss is divided by the token count of all ranks (not run on GPU).
+    Gradients are summed over ranks, not averaged: every loss is divided by the token count of all ranks. Run on a GPU with one rank, on a CPU with two.
     """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
