@@ -93,3 +93,12 @@ def test_no_program_of_the_benchmark_is_written(tmp_path):
     assert len(written) == 3000 and len(theirs) > 700
     assert not theirs & {ast.unparse(ast.parse(row["code"])) for row in written}
     assert not shapes & {puzzles.shape(row["code"]) for row in written}
+
+
+def test_compare_prints_sizes_and_shares_side_by_side(tmp_path, capsys):
+    path = tmp_path / "theirs.jsonl"
+    path.write_text("".join(json.dumps({"code": f"def f(s):\n    return s.upper() + 'x' * {n}", "input": "'a'"}) + "\n" for n in range(20)))
+    puzzles.compare(path, 40, seed=0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("lines ")][0].split()[1:5] == ["2", "2", "2", "2.0"]
+    assert [line for line in lines if line.startswith(".upper")][0].split()[1] == "100.0"

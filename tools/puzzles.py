@@ -883,8 +883,6 @@ def measures(rows: list[dict]) -> tuple[dict, Counter]:
         size["characters of the arguments"].append(len(row["call"]) - len("f()"))
         size["characters of the result"].append(len(trace.value))
         size["anchors printed"].append(len(trace.anchors))
-        if total <= 400:
-            size["lines executed"].append(len(sandbox.trace_lines(row["code"], row["call"]).events))
         nodes = list(ast.walk(ast.parse(row["code"])))
         names = {type(node).__name__ for node in nodes}
         names |= {"." + node.attr for node in nodes if isinstance(node, ast.Attribute)}
