@@ -143,13 +143,13 @@ def test_unknown_arms_are_named(monkeypatch, capsys):
 
 def test_the_report_of_what_is_done(tmp_path, monkeypatch, capsys):
     # an arm without RL, one with, of one seed; a third is not done
-    for name, trained, key in (("sft", "sft_3", {"loss": 1.0}), ("bilevel", "bilevel", {"final_reward": 0.5, "step_reward": 0.25})):
+    for name, trained, key in (("sft", "sft_3", {"loss": 1.0}), ("bilevel", "bilevel", dict.fromkeys(ablation.TRAINING, 0.5))):
         for test in ("test", "longer", "plain"):
             path = result(tmp_path / f"runs/seed-0/results/{name}/{test}.json", [("output", int(name == "bilevel"), [1, 0]), ("input", 0, [0])])
             items = json.loads(path.read_text())["items"]
             path.write_text(json.dumps({"items": items, "summary": evaluate.summarize(items, 0), "tokens": {"value": 7.0}}))
         (tmp_path / f"runs/seed-0/{trained}").mkdir()
-        (tmp_path / f"runs/seed-0/{trained}/metrics.jsonl").write_text((json.dumps(key | {"timing": {"step_s": 3.0}}) + "\n") * 20)
+        (tmp_path / f"runs/seed-0/{trained}/metrics.jsonl").write_text("".join(json.dumps({name: value + k for name, value in key.items()} | {"timing": {"step_s": 3.0}}) + "\n" for k in range(20)))
     (tmp_path / "runs/seed-old").mkdir()
     monkeypatch.setattr(sys, "argv", ["ablation.py", "--arms", "lam", "--out", "x"])
     ablation.note_command(tmp_path / "runs")
@@ -159,5 +159,6 @@ def test_the_report_of_what_is_done(tmp_path, monkeypatch, capsys):
     assert "| SFT only | 1 | 0.0 | 0.0 | 33.3 | -33.3 | none | 7.0 | 0.0 | 33.3 | 0.0 | 1.0 |" in text
     assert "| SFT + bi-level (lam = 0.3) minus SFT only | 1 | +100.0 [+100.0, +100.0] | +0.0 [+0.0, +0.0] | +0.0" in text and "terminal" not in text
     assert "minus without: SFT only: +0.0; SFT + bi-level (lam = 0.3): +0.0." in text  # (100 + 0) / 2 with, 50 without
+    assert "| SFT + bi-level (lam = 0.3) | 1 | 5.000 to 10.000 |" in text  # 0.5 + k: the mean of k = 0 .. 9, and of all 20
     rows = [json.loads(line) for line in (tmp_path / "results/runs.jsonl").read_text().splitlines()]
     assert [(row["arm"], row["final_output"], row["wrong_trace"]) for row in rows] == [("sft", 0.0, None), ("bilevel", 100.0, 100.0)]

@@ -306,6 +306,8 @@ def run_all(jobs: list[Job], count: int, out: Path) -> list[str]:
 
 COLUMNS = {"final_output": "final O", "final_input": "final I", "step": "step", "gap": "gap", "wrong_trace": "right answer, wrong trace", "tokens": "tokens",
            "longer_final": "longer: final", "longer_step": "longer: step", "plain_final": "no anchors: final", "minutes": "minutes"}
+TRAINING = {"final_reward": "answers right", "step_reward": "steps right", "entropy": "entropy", "equal_groups": "equal groups",
+            "equal_columns": "equal columns"}  # of metrics.jsonl
 T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # Student's t, 97.5%, by degrees of freedom
 
 
@@ -379,6 +381,11 @@ def paired(first: list[Path], second: list[Path], draws: int = 2000) -> dict[str
     return result
 
 
+def over(runs: list[list[dict]], key: str, steps: slice) -> float:
+    """Mean of a metric over these steps of all runs."""
+    return mean(record[key] for run in runs for record in run[steps])
+
+
 def change(differences: list[float], low: float, high: float) -> str:
     return "none" if np.isnan(differences).any() else f"{interval(differences, '+')} [{low:+.1f}, {high:+.1f}]"
 
@@ -404,8 +411,12 @@ def report(out: Path, folder: Path) -> None:
         if both:
             found = paired(*([out / f"seed-{seed}/results/{name}/test.json" for seed in both] for name in (a, b)))
             differences.append([f"{ARMS[b].label} minus {ARMS[a].label}", str(len(both)), *(change(*found[name]) for name in names)])
-    draw({name: [read_lines(out / f"seed-{row['seed']}" / name / "metrics.jsonl") for row in by_arm[name]] for name in CORE if CORE[name].rl is not None and by_arm[name]},
-         folder / "curves.png")
+    trained = {name: [read_lines(out / f"seed-{row['seed']}" / name / "metrics.jsonl") for row in some]
+               for name, some in by_arm.items() if some and ARMS[name].rl is not None}
+    draw({name: runs for name, runs in trained.items() if name in CORE}, folder / "curves.png")
+    ends = [["", "seeds", *TRAINING.values()]]
+    ends += [[ARMS[name].label, str(len(runs)), *(f"{over(runs, key, slice(10)):.3f} to {over(runs, key, slice(-20, None)):.3f}" for key in TRAINING)]
+             for name, runs in trained.items()]
     made = "\n".join(dict.fromkeys("`{command}`, commit {git}, {hardware}, torch {torch}".format(**line) for line in read_lines(out / "commands.jsonl")))
     (folder / "report.md").write_text(f"""{made}
 
@@ -418,6 +429,11 @@ arm's own training (RL where it has one) on one thread, median step times steps.
 Differences, paired by seed: mean ± half of the 95% t interval over seeds [95% bootstrap over seeds and, within each, over programs: too narrow with few seeds].
 
 {table(differences)}
+
+While training, mean over seeds of the first 10 steps and of the last 20: shares of sampled rollouts, entropy in nats a token, and the share of groups, and of
+anchors' columns, whose rewards are all equal and so teach nothing by Eq. 10.
+
+{table(ends)}
 
 What anchors in the prompt add to the answers, mean of O and I with them minus without: {"; ".join(anchors)}.
 
