@@ -145,7 +145,7 @@ POLICY = [
     ("log-probabilities: entropy's sign", "entropy = -(", "entropy = ("),
     ("log-probabilities: padded on the left", "for row in rows], batch_first=True)", "for row in rows], batch_first=True, padding_side='left')"),
     ("shared prompts: positions off by one", "positions = mask.sum(1, keepdim=True) +", "positions = mask.sum(1, keepdim=True) - 1 +"),
-    ("shared prompts: keys and values of another one", "cache.batch_select_indices(which)", "cache.batch_select_indices(which.flip(0))"),
+    ("shared prompts: keys and values of another one", "cache.reorder_cache(which)", "cache.reorder_cache(which.flip(0))"),
     ("shared prompts: their gradient cut off", "states, mask = [first[which, None]]", "states, mask = [first[which, None].detach()]"),
     ("sampler: temperature missing", "(logits.float() / (temperature or 1.0))", "(logits.float())"),
     ("sampler: temperature in the draw only", "= token, scaled.gather", "= token, logits.float().log_softmax(-1).gather"),
