@@ -4,10 +4,10 @@
     STEPCODE_DATA=folder python tools/bench.py --only sandbox   also CRUXEval's 800 programs (folder/cruxeval.jsonl)
 
 The sandbox section runs every way of executing programs in turn, several rounds in one process, because figures of a shared machine
-drift; it prints the median of each and the ratios of the medians. Nothing else should run meanwhile; where something does, trust the
+drift; it prints the median of each, and of the rounds' ratios. Nothing else should run meanwhile; where something does, trust the
 CPU time per program (of all its processes), which a busy machine changes less. Two of the ways are ceilings, made with copies of
-sandbox.py in which a child ends early: a bare fork and exit; and a fork that compiles and runs the program, with neither limits nor
-layers of its own nor a report. What ours loses against the first but not against the second is what any way of running pays.
+sandbox.py in which a child ends early: a bare fork and exit; and a fork that compiles and runs the program, before it takes on its
+limits and its last filter, and reports nothing. Of what ours loses against the first, the second has lost what any isolation would.
 
 The endurance section runs 100,000 programs, some of them hostile, and prints what the sandbox and its caller hold meanwhile."""
 import argparse
@@ -116,10 +116,11 @@ def inputs(jobs):
 
 
 ALL_LAYERS = sandbox.LAYERS
+FULL, BARE, INNER = "ours, full isolation", "bare fork and exit of the same server", "fork, compile and run, no more"
 WAYS = {    # name -> (function, share of the programs that each round runs: the slow ways take fewer)
-    "ours, full isolation": (ours, 1),
-    "bare fork and exit of the same server": (lambda jobs: ceiling("bare", jobs), 1),
-    "fork, compile and run, no more": (lambda jobs: ceiling("inner", jobs), 1),
+    FULL: (ours, 1),
+    BARE: (lambda jobs: ceiling("bare", jobs), 1),
+    INNER: (lambda jobs: ceiling("inner", jobs), 1),
     "ours, limits only": (lambda jobs: ours(jobs, ()), 1),
     "ours, inputs of one program": (inputs, 1),
     "fresh python -I -S": (lambda jobs: fresh(jobs, ["-I", "-S"]), 1 / 4),
@@ -156,12 +157,16 @@ def measure(title, jobs, rounds):
             costs[name].append((cpu() - used) / len(some))
             if done < 0.9 * len(some):
                 raise SystemExit(f"{name}: only {done} of {len(some)} programs ran")
-    speed, cost = ({name: statistics.median(values) for name, values in table.items()} for table in (speeds, costs))
-    full = "ours, full isolation"
+
+    def ratio(table, one, other):
+        return statistics.median(a / b for a, b in zip(table[one], table[other]))
+
     for name in WAYS:
         spread = f"({min(speeds[name]):.0f} to {max(speeds[name]):.0f})"
-        print(f"{name:38} {speed[name]:6.0f} /s {spread:14} {1000 * cost[name]:6.2f} ms of CPU; full isolation is "
-              f"{speed[full] / speed[name]:5.2f} x as fast, by CPU {cost[name] / cost[full]:5.2f} x")
+        print(f"{name:38} {statistics.median(speeds[name]):6.0f} /s {spread:14} {1000 * statistics.median(costs[name]):6.2f} ms of CPU; full isolation is "
+              f"{ratio(speeds, FULL, name):5.2f} x as fast, by CPU {ratio(costs, name, FULL):5.2f} x")
+    print(f"Fork, compile and run alone reach {ratio(speeds, INNER, BARE):.2f} of a bare fork (by CPU {ratio(costs, BARE, INNER):.2f}), which no isolation "
+          f"can exceed. Full isolation reaches {ratio(speeds, FULL, INNER):.2f} of that (by CPU {ratio(costs, INNER, FULL):.2f})")
 
 
 def scaling(jobs, rounds):
