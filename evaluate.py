@@ -164,10 +164,10 @@ def mean_pass_at_k(raw: dict[str, list[bool]], k: int) -> float | None:
 
 
 def fingerprint(args, prompts: list) -> str:
-    """What responses depend on: the model's files, the prompts and the settings of sampling."""
+    """What the lines of OUT.partial depend on: the model's files, the prompts, the settings of sampling, and the responses in a line."""
     folder = Path(args.model)
     files = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()) if folder.is_dir() else []
-    what = [str(args.model), files, prompts, args.samples, args.max_tokens, args.temperature, args.seed, args.sampler]
+    what = [str(args.model), files, prompts, args.samples, args.max_tokens, args.temperature, args.seed, args.sampler, BATCH]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
@@ -180,7 +180,7 @@ def read_partial(path: Path, key: str) -> dict[int, list]:
         except ValueError:
             break
         if record["key"] != key:
-            policy.fail(f"{path}: begun with another model, other data or other settings; delete it, or choose another --out")
+            policy.fail(f"{path}: begun with another model, other data or other settings, or on another kind of machine; delete it, or choose another --out")
         found[record["batch"]] = record["responses"]
     return found
 

@@ -486,6 +486,18 @@ def test_what_was_sampled_under_other_settings_is_refused(folder, tmp_path, caps
         assert stop.value.code == 2 and "other settings" in capsys.readouterr().err
 
 
+def test_what_was_sampled_in_batches_of_another_size_is_refused(folder, tmp_path, monkeypatch, capsys):
+    # as on a GPU, whose batches are larger: the second batch of eight prompts is not the second of four
+    sampler, model, prompts = loaded(folder)
+    for size in (8, 4):
+        monkeypatch.setattr(evaluate, "BATCH", size)
+        if size == 8:
+            evaluate.generate(sampler, model, prompts, tmp_path / "a.partial", settings(folder))
+    with pytest.raises(SystemExit):
+        evaluate.generate(sampler, model, prompts, tmp_path / "a.partial", settings(folder))
+    assert "another kind of machine" in capsys.readouterr().err
+
+
 def test_greedy_responses_do_not_depend_on_the_batch(folder, tmp_path, monkeypatch):
     sampler, model, prompts = loaded(folder)
     found = []
