@@ -18,7 +18,8 @@ card, data.card.json, with the settings, the counts and what was dropped, by rea
 
 Departures from the paper, and decisions where it is silent:
 1. The teacher is an AST pass, unless a language model is asked for (tools/teacher.py). It inserts lines into the source and changes
-   no other; but a program in which statements share a line (`a = 1; b = 2`, `if a: return b`) is laid out anew first.
+   no other; but a program in which statements share a line (`a = 1; b = 2`, `if a: return b`) or a line ends in a backslash is
+   laid out anew first.
 2. A return inside a loop has its `return_val` anchor, since it runs at most once a call; nothing else in a loop has one, an
    `else` of a loop included; nor has what a pattern or := binds, or the test of an `if` changes. The limits count anchors printed in the run.
    --loop-anchors K (departure; the paper names it as open) anchors assignments in a loop in its first K iterations, which P' itself
@@ -367,9 +368,12 @@ def with_snapshots(instrumented: str, call: str) -> str:
 
 
 def read_snapshots(stdout: str, anchors: int) -> list[dict[str, str]]:
-    """A dict from name to repr for the start and one after each anchor; empty ones if the function ran more than once."""
+    """A dict from name to repr for the start and one after each anchor, without reprs that hold an address; empty ones if the function
+    ran more than once."""
     texts = stdout.split("\0")[1::2]
-    return [ast.literal_eval(text) for text in texts] if len(texts) == anchors + 1 else [{}] * (anchors + 1)
+    if len(texts) != anchors + 1:
+        return [{}] * (anchors + 1)
+    return [{name: value for name, value in ast.literal_eval(text).items() if " at 0x" not in value} for text in texts]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -655,6 +655,13 @@ def test_names_that_a_pattern_binds_in_a_loop_are_not_filled_in_from_before_it()
     assert "t = a * b" in example["response"] and "1 * b" not in example["response"]
 
 
+def test_addresses_are_in_no_reasoning():
+    code = "def f(xs):\n    n = 0\n    for x in map(iter, xs):\n        n += next(x)\n    return n"
+    [example] = augment.build([{"id": "i", "code": code, "input": "[[1], [2]]"}], loop_anchors=2)
+    steps = [part.partition("</reasoning>")[0] for part in example["response"].split("<reasoning>")[2:]]
+    assert steps[:2] == ["for x in map(iter, [[1], [2]]); n = 0 + next(x)", "n = 1 + next(x)"] and " at 0x" not in example["response"]
+
+
 @pytest.mark.parametrize("name, start, limit", [("return_val", "''", "'b'"), ("step", "0.0", "0"), ("step", "0", "0")])
 def test_a_programs_own_guards_are_no_counters_of_ours(name, start, limit):
     """Returns may be anchored in loops by the program itself, under a test that looks like a counter's."""
