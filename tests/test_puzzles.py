@@ -95,6 +95,20 @@ def test_no_program_of_the_benchmark_is_written(tmp_path):
     assert not shapes & {puzzles.shape(row["code"]) for row in written}
 
 
+@pytest.mark.parametrize("words, line", [
+    (["--sft", "-3"], "argument --sft: invalid count value: '-3'"),
+    (["--out", "runs/\udcff"], "the path is not UTF-8"),
+    (["--compare", "no.jsonl"], "No such file or directory: 'no.jsonl'"),
+    (["--compare", "wrong.jsonl", "--sft", "9"], "0 of 0 programs run: too few to compare")])
+def test_bad_input_ends_with_a_line(words, line, tmp_path, monkeypatch, capsys):
+    (tmp_path / "wrong.jsonl").write_text('{"code": "def f(x: return x", "call": "f(1)"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["puzzles.py", *words])
+    with pytest.raises(SystemExit) as stop:
+        puzzles.main()
+    assert stop.value.code == 2 and line in capsys.readouterr().err
+
+
 def test_compare_prints_sizes_and_shares_side_by_side(tmp_path, capsys):
     path = tmp_path / "theirs.jsonl"
     path.write_text("".join(json.dumps({"code": f"def f(s):\n    return s.upper() + 'x' * {n}", "input": "'a'"}) + "\n" for n in range(20)))

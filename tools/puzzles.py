@@ -33,7 +33,6 @@ import bisect
 import builtins
 import contextlib
 import itertools
-import json
 import keyword
 import random
 import re
@@ -855,9 +854,9 @@ def programs(count: int, seed: int, leave_out=frozenset()):
 
 
 def calls(path: Path) -> list[dict]:
-    """The programs of a benchmark's file that have a call: code and call."""
-    rows = ((row["code"], augment.find_calls(row, ast.parse(row["code"]))) for row in augment.program_rows(path, augment.FIELDS))
-    return [{"code": code, "call": found[0]} for code, found in rows if isinstance(found, list)]
+    """The programs of a benchmark's file that augment.py would run: code and call."""
+    found = (augment.candidate_of(row, augment.Recipe()) for row in augment.program_rows(path, augment.FIELDS))
+    return [{"code": item.code, "call": item.call} for item in found if isinstance(item, augment.Candidate)]
 
 
 def shapes(paths: list[Path]) -> set[str]:
@@ -888,6 +887,8 @@ def measures(rows: list[dict]) -> tuple[dict, Counter]:
         names |= {"." + node.attr for node in nodes if isinstance(node, ast.Attribute)}
         names |= {node.func.id + "()" for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
         has.update(names | {"-> " + type_of(trace.value)})
+    if total < 2:
+        raise augment.BadInput(f"{total} of {len(rows)} programs run: too few to compare")
     return size, Counter({name: 100 * count / total for name, count in has.items()} | {"runs": 100 * total / len(rows)})
 
 
@@ -921,8 +922,8 @@ def compare(path: Path, count: int, seed: int) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Generate programs as rich as CRUXEval's.")
     parser.add_argument("--out", type=Path, default=Path("runs/puzzles"), help="folder to write to: sft.jsonl, rl.jsonl and model")
-    parser.add_argument("--sft", type=int, default=150_000, help="number of programs for sft.py, or to compare")
-    parser.add_argument("--rl", type=int, default=4_000, help="number of programs for bigrpo.py, others than those")
+    parser.add_argument("--sft", type=toy.whole("count", 1), default=160_000, help="number of programs for sft.py, or to compare")
+    parser.add_argument("--rl", type=toy.whole("count", 0), default=4_000, help="number of programs for bigrpo.py, others than those")
     parser.add_argument("--width", type=toy.whole("width", 32, 32), default=640, help="hidden size of the model, a multiple of 32")
     parser.add_argument("--layers", type=toy.whole("layers", 1), default=8, help="layers of the model")
     parser.add_argument("--seed", type=toy.whole("count", 0), default=0)
@@ -939,6 +940,7 @@ def main() -> None:
     try:
         if args.compare:
             return compare(args.compare, args.sft, args.seed)
+        str(args.out).encode()  # safetensors and tokenizers take no other path
         leave_out = shapes(args.leave_out)
         args.out.mkdir(parents=True, exist_ok=True)
         rows = list(tqdm(programs(args.sft + args.rl, args.seed, leave_out), total=args.sft + args.rl, desc="puzzles"))
@@ -948,6 +950,8 @@ def main() -> None:
         model = toy.make_model(tokenizer, args.width, args.layers, args.seed, CONTEXT)
         model.save_pretrained(args.out / "model")
         tokenizer.save_pretrained(args.out / "model")
+    except UnicodeEncodeError:
+        parser.error(f"--out {str(args.out)!r}: the path is not UTF-8")
     except (OSError, augment.BadInput) as problem:
         parser.error(str(problem))
     size = sum(p.numel() for p in model.parameters()) / 1e6
