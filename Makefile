@@ -61,7 +61,7 @@ ablation: .venv/installed
 	$(RUN) tools/ablation.py
 
 # A model of 33 million parameters from scratch, on programs as rich as CRUXEval's, then asked CRUXEval's questions (DATA/cruxeval.jsonl).
-# large-data takes half an hour on 2 cores and needs no GPU. On one H200 two fifths of large's SFT took two minutes; the whole was not run.
+# large-data takes some 40 minutes on 2 busy cores and needs no GPU. On one H200 the first 309 steps of large's SFT took two minutes; the whole was not run.
 DATA ?= data
 large-data: .venv/installed
 	$(RUN) tools/puzzles.py --out $(OUT)/puzzles --seed $(SEED) --leave-out $(DATA)/cruxeval.jsonl
