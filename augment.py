@@ -21,7 +21,7 @@ Departures from the paper, and decisions where it is silent:
    no other; but a program in which statements share a line (`a = 1; b = 2`, `if a: return b`) or a line ends in a backslash is
    laid out anew first.
 2. A return inside a loop has its `return_val` anchor, since it runs at most once a call; nothing else in a loop has one, an
-   `else` of a loop included; nor has what a pattern or := binds, or the test of an `if` changes. The limits count anchors printed in the run.
+   `else` of a loop included; nor has what a pattern binds, only := binds, or the test of an `if` changes. The limits count anchors printed in the run.
    --loop-anchors K (departure; the paper names it as open) anchors assignments in a loop in its first K iterations, which P' itself
    counts; a loop within a loop is shown after it, as any loop is.
 3. One function is instrumented, the one that the call runs: helpers may run many times. instrument() without a name takes
