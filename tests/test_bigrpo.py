@@ -520,7 +520,7 @@ TWO_RANKS = {"updates": 2, "beta": 0.1, "max_grad_norm": 0.5, "token_budget": 40
 def test_one_rank_and_two_ranks_learn_the_same(tmp_path):
     # Rank 0 holds one of the eight rollouts, rank 1 seven, so that a mean per rank would show, and so would a rank with fewer micro-batches.
     (tmp_path / "rank.py").write_text(RANK)
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "rank.py", tmp_path],
                    check=True, env=environment, cwd=ROOT, timeout=300)
     moved, metrics = move(worked_batch(), tiny_model(1.9), **TWO_RANKS)

@@ -40,7 +40,7 @@ script.main()
 
 def torchrun(count: int, *words, timeout=240, **more):
     """The finished process of `torchrun --nproc_per_node COUNT WORDS`."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | more
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | more
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), *map(str, words)],
                           env=environment, cwd=ROOT, timeout=timeout, capture_output=True, text=True)
 
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 def as_rank(rank: int, count: int, port: int, kill: tuple) -> None:
     """What torchrun does for a process that it starts; and SIGKILL for the rank kill[0] at the kill[2]-th call of the function kill[1]."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if kill and kill[0] == rank:
         runs.replace(*kill[1:], runs.send, signal.SIGKILL)
 

@@ -412,14 +412,14 @@ def ranked_steps(folder, rows, ranks, rounds):
 # A GPU
 
 
-def random_qwen(folder, **shape):
-    """(model, tokenizer, rows) as toy_checkpoint; the model has Qwen2.5-0.5B's shape, but for what `shape` says, and random weights."""
+def random_qwen(folder):
+    """(model, tokenizer, rows) as toy_checkpoint; the model has Qwen2.5-0.5B's shape and random weights."""
     import policy
     import torch
     import transformers
     _, tokenizer, rows = toy_checkpoint(folder)
     shape = {"vocab_size": 151_936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-             "num_key_value_heads": 2, "max_position_embeddings": 4096, "tie_word_embeddings": True} | shape
+             "num_key_value_heads": 2, "max_position_embeddings": 4096, "tie_word_embeddings": True}
     torch.manual_seed(0)
     with policy.default_device():
         model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**shape, bos_token_id=None, eos_token_id=tokenizer.eos_token_id))
