@@ -259,6 +259,7 @@ RUNS = {
     "a call that changes nothing": ("d.count(3)\nprint(d)", "f([2])", ""),
     "walrus": ("x = (y := 3) + 1\nd and (z := 1)", "f(0)", "x=4"),
     "walrus in a comprehension": ("x = [(y := i) for i in d]", "f([])", "x=[]"),
+    "a comprehension's own name": ("x = [i for i in d]\nfor k in d:\n    i = k", "f([])", "x=[]"),
     "try, else and finally": (
         "try:\n    x = 1\n    x = 1 / d\nexcept ZeroDivisionError as e:\n    x = 2\nelse:\n    x = 3\nfinally:\n    y = 4\nreturn x", "f(0)",
         "x=1 x=2 y=4 r=2"),
@@ -409,6 +410,7 @@ REASONING = {
     "recursion": ("return a and f(a - 1)", "f(1)", ["return_val = a and f(a - 1)"] * 2),
     "try": ("try:\n    b = int(a)\nexcept ValueError:\n    b = -1\nreturn b", "f('x')", ["b = int('x'); b = -1", "return_val = -1"]),
     "a change in a test": ("if a.pop() in a:\n    return a\nreturn len(a)", "f([1, 2])", ["if [1, 2].pop() in [1, 2]; return_val = len(a)"]),
+    "a change in what is matched": ("match a.pop():\n    case 2:\n        return a", "f([1, 2])", ["match [1, 2].pop(); return_val = a"]),
     "a change that no anchor shows": ("if a:\n    b = 1\nfor i in [4]:\n    b = i + 5\nreturn b", "f(3)",
                                       ["if 3; b = 1", "for i in [4]: b = i + 5; return_val = b"]),
     "a value that no anchor showed": ("for x in a: pass\nb = 1\nreturn x", "f([2])", ["for x in [2]: pass; b = 1", "return_val = x"]),
@@ -592,6 +594,11 @@ def test_where_the_anchors_of_loops_go():
     assert augment.instrument(text(before), loop_anchors=2) == text(after)
 
 
+def test_a_counter_stands_above_the_decorator_of_what_begins_a_loop():
+    code = "def f(n):\n    for i in range(3):\n        @abs.__class__\n        def g(): pass\n        n += i\n    return n"
+    assert "        step += 1\n        @abs.__class__\n        def g(): pass\n" in augment.instrument(code, loop_anchors=1)
+
+
 UNROLLED = {  # body, call, K: the states, and the reasoning before each
     "two iterations, then the whole loop from where they end": (EARLY, "f([1, 2, 3, 4])", 2, ["s: 0", "s: 1", "s: 3", "return_val: 6"], [
         "s = 0", "for x in [1, 2, 3, 4]; x = 1; s = 0 + 1", "x = 2; s = 1 + 2",
@@ -727,6 +734,9 @@ def test_a_share_of_anchors_is_dropped():
     branch = "def f(x):\n    if x:\n        a = 1\n    b = 2\n    return b + x"  # the last one is the return's, not the branch's
     [example] = augment.build([{"id": "a", "code": branch, "call": "f(1)"}], drop_anchors=1.0)
     assert example["anchors"] == [["return_val", "3"]]
+    alone = "def f(x):\n    if x:\n        print(f'x: {x}')\n    return x + 1"  # an anchor of the program's own, all that a branch has
+    [example] = augment.build([{"id": "a", "code": alone, "call": "f(1)"}], drop_anchors=1.0)
+    assert example["anchors"] == [["x", "1"], ["return_val", "2"]]
 
 
 @pytest.mark.parametrize("call", ["(f)(3, 4)", "f(3, 4)  # )", "(f(3, 4))"])

@@ -58,6 +58,12 @@ def test_the_tokenizer_is_byte_complete_and_keeps_digits_and_tags_apart(tmp_path
     assert tokenizer.eos_token_id != tokenizer.pad_token_id
 
 
+def test_a_tokenizer_learns_nothing_from_within_strings_and_cuts_no_word():
+    tokenizer = toy.make_tokenizer(["    text = 'hello'.upper()\n"] * 9)
+    for text, tokens in (("'hello'", ["'", *"hello", "'"]), ("text.upper()", ["text", ".upper(", ")"]), ("context", list("context"))):
+        assert [tokenizer.decode([token]) for token in tokenizer.encode(text)] == tokens
+
+
 def test_an_out_that_is_not_utf8_ends_with_a_line():
     done = subprocess.run([sys.executable, toy.__file__, "--out", b"runs/\xff"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.endswith("the path is not UTF-8\n")
