@@ -566,8 +566,9 @@ def encode_responses(tokenizer, responses: list[str]) -> list[list[int]]:
 
 
 def encode(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text as it stands."""
-    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    """Token ids of each text as it stands; a thousand texts at a time, since meanwhile a tokenizer takes six times what the ids do."""
+    parts = (texts[first:first + 1000] for first in range(0, len(texts), 1000))
+    return [ids for part in parts for ids in tokenizer(part, add_special_tokens=False)["input_ids"]]
 
 
 def end_tokens(model, tokenizer) -> list[int]:

@@ -76,6 +76,12 @@ def test_no_prompts_and_no_responses_are_encoded_as_none():
     assert policy.encode_responses(toy_tokenizer(), [""]) == [[toy_tokenizer().eos_token_id]]
 
 
+def test_many_texts_are_encoded_a_thousand_at_a_time():
+    sizes = []
+    found = policy.encode(lambda texts, **_: sizes.append(len(texts)) or {"input_ids": [[int(text)] for text in texts]}, list(map(str, range(2500))))
+    assert sizes == [1000, 1000, 500] and found == [[k] for k in range(2500)]
+
+
 def test_the_end_token_starts_behind_the_text_and_is_not_in_it():
     [ids] = policy.encode_responses(toy_tokenizer(), ["ab"])
     assert ids[-1] == toy_tokenizer().eos_token_id
