@@ -55,7 +55,7 @@ BENCHMARKS = {"cruxeval-output": benchmarks.Crux("output"), "cruxeval-input": be
               "lcb-output": benchmarks.LiveCodeBench("output"), "lcb-input": benchmarks.LiveCodeBench("input"),
               "reval": reval.REval(), "humaneval": benchmarks.HumanEval(), "mbpp": benchmarks.MBPP()}
 EXAMPLES = "runs/toy/test_examples.jsonl"  # the default of --data
-FIELDS = "id", "code", "instrumented", "call", "anchors", "output", "task", "prompt"
+NEEDED = "id", "code", "instrumented", "call", "anchors", "output", "task", "prompt"
 BATCH = policy.ROWS  # responses between two lines of OUT.partial
 Z2 = 1.96 ** 2
 
@@ -290,7 +290,7 @@ def find_parts(args) -> list[Part]:
 
 def read_examples(args) -> list[dict]:
     """The examples of augment.py; with --plain, each with the prompt that shows P and asks for the answer alone."""
-    examples = policy.read_jsonl(Path(args.data or EXAMPLES), FIELDS)[:args.limit]
+    examples = policy.read_jsonl(Path(args.data or EXAMPLES), NEEDED)[:args.limit]
     if args.plain:
         examples = [example | {"anchors": [], "instrumented": example["code"],
                                "prompt": augment.make_prompt(example["code"], example["call"], example["output"], example["task"], args.prompt, steps=False)}

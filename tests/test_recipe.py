@@ -58,7 +58,7 @@ def test_the_recipe_from_programs_to_benchmark(tmp_path, monkeypatch, capsys):
 
     toy.write_jsonl(tmp_path / "mine.jsonl", PROGRAMS)
     command(augment, "--programs", tmp_path / "mine.jsonl", "--out", tmp_path / "data.jsonl", "--task", "both")
-    examples = policy.read_jsonl(tmp_path / "data.jsonl", evaluate.FIELDS)
+    examples = policy.read_jsonl(tmp_path / "data.jsonl", evaluate.NEEDED)
     assert len(examples) == 8 and all(example["prompt"].startswith(("Execute", "Find")) for example in examples)  # --prompt instruct
     short = [example for example in examples if "399" not in example["prompt"]]
     tokenizer, end, text_end = checkpoint(tmp_path / "qwen", [rendered(example["prompt"]) + example["response"] for example in short])
