@@ -240,7 +240,7 @@ class _Server:
     def __init__(self, key):
         import subprocess    # here, because the server, which runs this file too, must stay small: a fork costs by its size
         import tempfile
-        self.key, self.missing = key, None
+        self.key, self.missing, self.owner = key, None, os.getpid()
         hash_seed, numpy, layers = key
         self.directory = tempfile.mkdtemp(prefix="sandbox-")
         packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
@@ -263,8 +263,9 @@ class _Server:
             self.process.stdin.flush()
 
     def receive(self):
-        """(starved of CPU?, to be retired?, Traces), or None when it was the server's greeting. Raises EOFError if the server died."""
-        if time.monotonic() > self.deadline:
+        """(starved of CPU?, to be retired?, Traces), or None when it was the server's greeting. Raises EOFError if the server died or is
+        late; a reply that has come is not late, however long the caller let it wait."""
+        if time.monotonic() > self.deadline and not _speaking([self.process.stdout.fileno()], 0):
             raise EOFError("the worker is stuck")
         size, starved, retire = _HEAD.unpack(self._read(_HEAD.size))
         body = self._read(size)
@@ -291,6 +292,8 @@ class _Server:
         return data
 
     def close(self):
+        if self.owner != os.getpid():
+            return      # a fork of the caller leaves a loop over trace_many: the server goes on working for its parent
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -359,12 +362,16 @@ def _release(server, retired):
 
 def _ready(busy):
     """Descriptors of the servers that have something to say or are past their deadline."""
-    poll = select.poll()
-    for fd in busy:
-        poll.register(fd, select.POLLIN)
     patience = min(server.deadline for server in busy.values()) - time.monotonic()
-    ready = poll.poll(max(patience, 0) * 1000 + 1)
-    return [fd for fd, _ in ready] or [fd for fd, server in busy.items() if server.deadline < time.monotonic()]
+    return _speaking(busy, max(patience, 0) * 1000 + 1) or [fd for fd, server in busy.items() if server.deadline < time.monotonic()]
+
+
+def _speaking(descriptors, patience):
+    """Those from which something, or the end, can be read within so many milliseconds."""
+    poll = select.poll()
+    for fd in descriptors:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(patience)]
 
 
 # ---- the server: a fork per job ----------------------------------------------------------------------------------------
@@ -533,7 +540,10 @@ def _execute(task, text):
         status, error, value = _classify(problem), _describe(problem), ""
     if len(value) > OUTPUT_LIMIT:
         return _too_much("returned")
-    return _result(status, error, value, stage.text(), stage.anchors)
+    stdout = stage.text()
+    if len(stdout) > OUTPUT_LIMIT:      # bytes that are no text take four characters each
+        return _too_much("printed")
+    return _result(status, error, value, stdout, stage.anchors)
 
 
 class _Stage(io.BytesIO):
@@ -767,6 +777,10 @@ _ALLOWED = """
     truncate umask uname unlink unlinkat utimensat wait4 waitid write writev
 """.split()
 _SERVERS_OWN = "clone clone3 fork kill prctl setsid".split()    # its children give them up
+_ONLY = {    # system call -> the arguments that it may have, one of these each: (which, comparison of libseccomp, value)
+    "prlimit64": [(0, 4, 0)],               # equal to 0: of a process its own limits only
+    "fcntl": [(1, 2, 8), (1, 4, 1030)],     # below 8 = F_SETOWN, which makes a descriptor send a signal to any process; F_DUPFD_CLOEXEC
+}
 
 
 def _seccomp(state):
@@ -788,11 +802,11 @@ def _filter(library, default, action, names):
     """A function that puts a filter on the calling process (`action` for the system calls of these names, `default` for all others)
     and returns 0 if the kernel took it."""
     rules = ctypes.c_void_p(library.seccomp_init(default))
-    own = struct.pack("=IIQQ", 0, 4, 0, 0)      # struct scmp_arg_cmp: argument 0 equals 0, so a process may change its own limits only
     for name in names:
         number = library.seccomp_syscall_resolve_name(name.encode())
-        if number >= 0:         # this architecture has it
-            library.seccomp_rule_add_array(rules, action, number, *(1, own) if name == "prlimit64" else (0, None))
+        for only in _ONLY.get(name, [()]) if number >= 0 else ():       # this architecture has it
+            test = struct.pack("=IIQQ", *only, 0) if only else None     # struct scmp_arg_cmp
+            library.seccomp_rule_add_array(rules, action, number, len(only) > 0, test)
     library.seccomp_attr_set(rules, 8, 2)       # SCMP_FLTATR_CTL_OPTIMIZE: a binary tree
     reader, writer = os.pipe()
     if library.seccomp_export_bpf(rules, writer):

@@ -190,6 +190,7 @@ ATTACKS = {
     "endless output that swallows": ("while True:\n  try:\n    while True: print('x' * 1000)\n  except BaseException: pass", "output"),
     "endless error output": ("import sys\nwhile True: print('x' * 1000, file=sys.stderr)", "timeout"),
     "endless anchors": ("x = 1\nwhile True: print(f'x: {x}')", "output"),
+    "output that is no text": ("import sys\nsys.stdout.buffer.write(b'\\xff' * 1_000_000)", "output"),
     "long line": ("print('x' * 100_000_000)", "output"),
     "long value": ("", "output", "'x' * 10_000_000"),
     "long anchor": ("x = 'x' * 10_000_000\nprint(f'x: {x}')", "output"),
@@ -207,6 +208,8 @@ ATTACKS = {
     "kill the parent": ("import os\nos.kill(os.getppid(), 9)", "error"),
     "kill everybody": ("import os\nos.kill(-1, 9)", "error"),
     "stop the parent": ("import os\nos.kill(os.getppid(), 19)", "error"),
+    "interrupt the parent through a pipe": ("import fcntl, os\nfd, _ = os.pipe()\nfcntl.fcntl(fd, fcntl.F_SETOWN, os.getppid())", "error"),
+    "the same with bits that the kernel drops": ("import ctypes\nassert ctypes.CDLL(None).syscall(72, 0, ctypes.c_long(8 + (1 << 32)), 1) == 0", "error"),
     "limits of the parent": ("import os, resource\nresource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))", "error"),
     "more limits": ("import resource\nresource.setrlimit(resource.RLIMIT_NPROC, (9, 9))", "error"),
     "raise __str__": ("class E(Exception):\n  def __str__(self): raise self\nraise E", "error"),
@@ -425,7 +428,8 @@ ALONE = {      # layers -> what they must stop without the others' help
     ("landlock",): ["open({secret!r})", "open({secret!r} + '2', 'w')", "import os\nopen(os.__file__, 'a')",
                     "import socket\nsocket.create_connection({address!r})"],
     (): ["f = open('x', 'wb')\nwhile True: f.write(bytes(1 << 20))", "x = [[0] * 1_000_000 for _ in range(100)]"],
-    ("seccomp",): ["import socket\nsocket.create_connection({address!r})", "import os\nos.kill({caller}, 0)", "import os\nos.fork()"],
+    ("seccomp",): ["import socket\nsocket.create_connection({address!r})", "import os\nos.kill({caller}, 0)", "import os\nos.fork()",
+                   "import fcntl, os\nfcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, {caller})"],
 }
 
 
@@ -611,6 +615,20 @@ def test_a_reply_that_comes_with_the_greeting_is_seen():
         server.close()
 
 
+def test_a_reply_is_not_late_because_the_caller_is():
+    trace("", "")
+    server = sandbox._idle[0, False, sandbox.LAYERS].pop()
+    try:
+        server.send((0, {"program": "", "call": "7", "timeout": 3.0}, 0))
+        assert sandbox._ready({server.process.stdout.fileno(): server})
+        server.deadline = 0
+        assert server.receive()[2][0].value == "7"
+        with pytest.raises(EOFError, match="stuck"):    # it has nothing more to say
+            server.receive()
+    finally:
+        server.close()
+
+
 def test_a_worker_that_dies_is_replaced(monkeypatch):
     trace("", "")
     victim, = [s for s in sandbox._idle[0, False, sandbox.LAYERS]][-1:]
@@ -668,6 +686,20 @@ def test_a_fork_of_the_caller_has_its_own_workers():
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
     assert trace(HONEST, "f(2)").value == "3"
+
+
+def test_a_fork_of_the_caller_does_not_end_its_parents_workers():
+    """It may leave a loop over trace_many whose programs are running."""
+    trace(HONEST, "f(1)")
+    server = sandbox._idle[0, False, sandbox.LAYERS][-1]
+    child = os.fork()
+    if child == 0:
+        try:
+            server.close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert server.process.poll() is None
 
 
 # ---- the command line, and the other files -----------------------------------------------------------------------------
