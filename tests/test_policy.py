@@ -305,6 +305,16 @@ def test_what_is_sampled_depends_on_neither_the_neighbours_nor_the_rows_at_a_tim
         assert same([some[:n] for some in samples], [some[:4] for some in sample(prompts, n)])
 
 
+@pytest.mark.parametrize("n, max_tokens, c", [(8, 20, 8), (16, 512, 8), (8, 513, 4), (6, 1024, 3), (8, 2048, 2), (8, 4096, 1), (11, 20, 1)])
+def test_the_longer_responses_may_be_the_fewer_share_a_row(n, max_tokens, c, monkeypatch):
+    monkeypatch.setattr(policy, "end_tokens", lambda *_: list(range(1, 12)))  # two tokens or so a response
+    read = []
+    hook = model().register_forward_pre_hook(lambda module, args, given: read.append(given["input_ids"].shape[1]), with_kwargs=True)
+    sample([[1, 2], [3]] * 4, n, max_tokens)
+    hook.remove()
+    assert read[0] == c
+
+
 def test_layers_with_a_sliding_window_sample_the_same_where_it_reaches_everything():
     prompts, _ = random_sequences(3)
     config = type(model().config)(**model().config.to_dict() | {"use_sliding_window": True, "sliding_window": 64, "layer_types": ["sliding_attention"]})
