@@ -366,7 +366,7 @@ def explain() -> None:
     for i in range(4):
         print(f"  tokens of block {i + 1} (reasoning and print)   A_final + A[2,{i + 1}] = {answer[1]:+.3f} {step[1, i]:+.3f} = {answer[1] + step[1, i]:+.3f}")
     print(f"  all other tokens (the answer's too)       A_final          = {answer[1]:+.3f}")
-    print("A terminal reward alone would push all its tokens by the same +1.225; step credit takes it back where the trace is wrong.")
+    print("A terminal reward alone would push all its tokens by the same +1.225; step credit takes 1.225 off in block 3 and 0.816 in block 4, where the trace is wrong.")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -125,6 +125,16 @@ def test_a_wrong_step_under_a_right_answer_is_coloured_the_other_way():
     assert [part.split('"')[0] for part in page.split('data-a="')[1:]] == ["+0.45", "-1.73", "+0.30", "+0.00"]
 
 
+def test_where_the_credit_of_wrong_steps_under_right_answers_goes():
+    # the wrong step of the last rollout gets -sqrt(3), as above; beside it a group in which nobody has the second step right and one
+    # answer is wrong: there A_group is 0 and A_final alone, 1/sqrt(3) for three of four, pushes the three lucky rollouts' wrong step up
+    groups = [[row_of(rollout) for rollout in group("g", texts)] for texts in ([RIGHT, RIGHT, RIGHT, LUCKY], [LUCKY, LUCKY, LUCKY, response(["a: 1", "b: 9", "return_val: 4"], "4")])]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in report.lucky_credit([groups]).splitlines() if line.startswith("|")]
+    assert lines[2] == ["some rollout of the group has the step right", "1", "100%", "0%", "0%"]
+    assert lines[3] == ["none has: A_group is 0", "3", "0%", "100%", "0%"]
+    assert "| 0      | none" in report.lucky_credit([[groups[0][:1]]])  # no wrong step at all
+
+
 def row_of(rollout: bigrpo.Rollout, **changes) -> dict:
     return {"id": "g", "rollout": 0, "prompt": "p", "response": rollout.text, "starts": rollout.starts, "ended": True, "mask": rollout.mask,
             "token_advantage": rollout.advantage.tolist(), "true": rollout.example["anchors"], "final_reward": rollout.final,

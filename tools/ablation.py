@@ -18,7 +18,7 @@ so that fewer per prompt means more prompts: 4, 2, 1 and 0.5 epochs of them for 
 
 The table gives means over seeds, with 95% t intervals over seeds. Differences between two arms are paired by seed: again mean and t interval,
 and in brackets a bootstrap that draws seeds, then programs within each. With few seeds the bootstrap is too narrow; believe the first. Some
-twenty comparisons of five numbers each are not corrected for their number.
+twenty-five comparisons of five numbers each are not corrected for their number.
 """
 
 import argparse
@@ -88,7 +88,7 @@ SWEEPS = {
         ("equal-state", "compared at equal state"), ("first-error", "masked after the first error"), ("right-only", "all steps of a wrong answer wrong"),
         ("length-free", "step advantage free of length"), ("no-return", "no step credit for the return"))}}
 ARMS = CORE | {name: arm for sweep in SWEEPS.values() for name, arm in sweep.items()}
-NEIGHBOURS = [("sft", "terminal"), ("sft", "bilevel"), ("terminal", "step"), ("step", "bilevel"), ("bilevel", "centred"), ("coupled", "bilevel"),
+NEIGHBOURS = [("sft", "terminal"), ("sft", "bilevel"), ("sft", "step"), ("terminal", "step"), ("terminal", "bilevel"), ("step", "bilevel"), ("bilevel", "centred"), ("coupled", "bilevel"),
               ("format", "rl-only"), ("rl-only", "bilevel"), ("sft", "sft-longer"), ("sft-longer", "bilevel"),
               *((f"{name}-sft", name) for name in SWEEPS["size"] if f"{name}-sft" in SWEEPS["size"]),
               *(("bilevel", name) for sweep in SWEEPS.values() for name in sweep if not name.startswith("sft") and not name.endswith("-sft"))]

@@ -35,7 +35,7 @@ ITEM = {"id": str | int, "final": NUMBER | None, "steps": [NUMBER], "anchors": [
 SFT = {"step": int, "loss": NUMBER}
 RL = {"step": int} | dict.fromkeys(("final_reward", "step_reward", "entropy", "equal_groups", "equal_columns"), NUMBER)
 ROLLOUT = {"step": int, "id": str | int, "rollout": int, "prompt": str, "response": str, "starts": [int], "token_advantage": [NUMBER],
-           "true": [[str, str]], "predicted": [str], "mask": [int], "step_rewards": [NUMBER], "final_reward": NUMBER,
+           "true": [[str, str]], "output": str, "predicted": [str], "mask": [int], "step_rewards": [NUMBER], "final_reward": NUMBER,
            "step_advantage": [NUMBER], "final_advantage": NUMBER, "ended": bool}
 
 
@@ -392,6 +392,18 @@ def interest(group: list[dict]) -> tuple:
             len({row["final_reward"] for row in group}) < 2, -sum(columns) / max(1, len(columns)))
 
 
+def lucky_credit(dumped: list[list[list[dict]]]) -> str:
+    """Where the credit of wrong steps under a right answer goes, by whether some rollout of the group has the step right."""
+    rows = [["wrong steps under a right answer", "number", "made less likely", "more likely", "neither"]]
+    for name, known in (("some rollout of the group has the step right", True), ("none has: A_group is 0", False)):
+        credit = [row["final_advantage"] + row["step_advantage"][i] for groups in dumped for group in groups for row in group if lucky(row)
+                  for i, shown in enumerate(row["mask"]) if shown and row["step_rewards"][i] <= 0
+                  and known == any(other["step_rewards"][i] > 0 for other in group)]
+        shares = [sum(found) / len(credit) for found in zip(*((a < -1e-3, a > 1e-3, abs(a) <= 1e-3) for a in credit))] if credit else []
+        rows.append([name, str(len(credit)), *(f"{100 * share:.0f}%" for share in shares or ())] + ["none"] * (3 - len(shares)))
+    return "Rollouts of the first and of the last dumped step:\n\n" + markdown(rows)
+
+
 def heading(row: dict) -> str:
     """Which rollout this is, and how it went at a glance."""
     marks = "".join("&check;" if r > 0 else "&cross;" if present else "&minus;" for r, present in zip(row["step_rewards"], row["mask"]))
@@ -474,7 +486,7 @@ def draw_credit(dumped: list[list[list[dict]]], path: Path) -> bool:
     axes.text(7.9, 0.12, f"One prompt, {len(group)} rollouts (training step {group[0]['step']}).\nNumbers: the advantage of a block's tokens.\n"
               "Blue: made likelier. Orange: less likely.\nWith a reward for the answer alone, a whole\nrow would have the number of its last cell.",
               fontsize=9, va="top", ha="right", linespacing=1.5)
-    heads = [f"{name}: {value}" for name, value in group[0]["true"]] + [group[0]["true"][-1][1]]
+    heads = [f"{name}: {value}" for name, value in group[0]["true"]] + [group[0]["output"]]
     for i, head in enumerate(heads):
         axes.text(0.5 + 1.88 * i, top - 0.29, f"step {i + 1}, true:" if i < 3 else "answer, true:", fontsize=8, va="center", color="0.35")
         axes.text(0.5 + 1.88 * i, top - 0.11, head, **mono, weight="bold")
@@ -524,6 +536,7 @@ def main() -> None:
         write_page(args.out / "credit.html", credit_page(dumped, args.groups))
         parts.append("[Where the credit lands](credit.html): rollouts with each token coloured by its advantage")
         parts += ["![Where the credit lands](credit.png)"] * draw_credit(dumped, args.out / "credit.png")
+        parts.append(lucky_credit(dumped))
     else:
         print("credit.html left out: no rollouts (--rl)", file=sys.stderr)
     if args.html and labels:
