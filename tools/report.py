@@ -35,7 +35,7 @@ ITEM = {"id": str | int, "final": NUMBER | None, "steps": [NUMBER], "anchors": [
 SFT = {"step": int, "loss": NUMBER}
 RL = {"step": int} | dict.fromkeys(("final_reward", "step_reward", "entropy", "equal_groups", "equal_columns"), NUMBER)
 ROLLOUT = {"step": int, "id": str | int, "rollout": int, "prompt": str, "response": str, "starts": [int], "token_advantage": [NUMBER],
-           "true": [[str, str]], "output": str, "predicted": [str], "mask": [int], "step_rewards": [NUMBER], "final_reward": NUMBER,
+           "true": [[str, str]], "predicted": [str], "mask": [int], "step_rewards": [NUMBER], "final_reward": NUMBER,
            "step_advantage": [NUMBER], "final_advantage": NUMBER, "ended": bool}
 
 
@@ -486,7 +486,9 @@ def draw_credit(dumped: list[list[list[dict]]], path: Path) -> bool:
     axes.text(7.9, 0.12, f"One prompt, {len(group)} rollouts (training step {group[0]['step']}).\nNumbers: the advantage of a block's tokens.\n"
               "Blue: made likelier. Orange: less likely.\nWith a reward for the answer alone, a whole\nrow would have the number of its last cell.",
               fontsize=9, va="top", ha="right", linespacing=1.5)
-    heads = [f"{name}: {value}" for name, value in group[0]["true"]] + [group[0]["output"]]
+    right = [str(rewards.parse(row["response"]).answer) for row in group if row["final_reward"] > 0]
+    answer = (right or [group[0]["true"][-1][1]])[0]  # as a literal, where a rollout has it
+    heads = [f"{name}: {value}" for name, value in group[0]["true"]] + [answer]
     for i, head in enumerate(heads):
         axes.text(0.5 + 1.88 * i, top - 0.29, f"step {i + 1}, true:" if i < 3 else "answer, true:", fontsize=8, va="center", color="0.35")
         axes.text(0.5 + 1.88 * i, top - 0.11, head, **mono, weight="bold")
