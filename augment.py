@@ -958,7 +958,7 @@ def program_rows(path: Path, fields: dict, runs: bool = True):
                     try:
                         row = json.loads(line)
                     except (ValueError, RecursionError) as problem:
-                        raise BadInput(f"{path}: line {number}: not JSON: {problem}") from None
+                        raise BadInput(f"{path}: line {number}: not JSON: {getattr(problem, 'msg', problem)}") from None
                     yield checked(row, str(path), number, fields, runs)
     except (OSError, EOFError, zlib.error) as problem:
         raise BadInput(f"{path}: {problem}") from None

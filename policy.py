@@ -206,7 +206,7 @@ def read_jsonl(path: Path, fields: tuple[str, ...]) -> list[dict]:
     except (OSError, EOFError, zlib.error) as error:
         fail(f"{path}: {getattr(error, 'strerror', None) or error} (augment.py writes examples; `make demo` makes the toy's from the start)")
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-        fail(f"{path}: line {len(rows) + 1}: {error}")
+        fail(f"{path}: line {len(rows) + 1}: {getattr(error, 'msg', error)}")
     if not rows:
         fail(f"{path}: is empty")
     return rows

@@ -10,8 +10,8 @@ Nothing is downloaded. `python toy.py --out runs/toy` writes
 How a program is made. `Generator` writes one statement at a time and keeps, beside the text, the value that every
 variable has for the call it will print at the end. So each program runs without error, its numbers and strings stay
 short, and no code is ever executed here. One number, the difficulty, sets how many statements a body has and how often it
-branches and loops. The programs of the warm start are shorter (`--sft-difficulty`) than those of RL and test (`--difficulty`): a teacher's
-traces reach only so far, while the interpreter tells the true states of any program.
+branches and loops. The programs of the warm start are shorter (`--sft-difficulty`) than those of RL and test (`--difficulty`), so
+that RL has something left to teach.
 
     python toy.py --out runs/toy --sft-difficulty 2 --difficulty 3 --seed 0
 """
