@@ -818,13 +818,13 @@ def _decode_loop(model, ends: list[int], prompts, n: int, max_tokens: int, tempe
     A row of the cache is a prompt and then, token by token, c responses to it: prompt, c first tokens, c second tokens ... The mask lets
     a response see the prompt and itself. So c responses read the prompt's keys and values from memory once, for a small model on a CPU
     the largest cost of a token. The price: attention also computes the scores between responses, which grows with their length, and a
-    row lives as long as its longest response. So c is at most 4, which gains nearly what 8 does, and c * max_tokens at most 4096.
+    row lives as long as its longest response. So c is at most 8, and c * max_tokens at most 2048.
     """
     device, width = model.device, max(map(len, prompts))
     cache = _roomy_cache(model.config)
     hidden, mask = read_prompts(model, prompts, cache)
     sliding = any(cache.is_sliding)  # such a window counts places in the row, and the model makes its own mask of which are padding
-    c = 1 if sliding else max(c for c in range(1, 5) if n % c == 0 and (c == 1 or c * max_tokens <= 4096))
+    c = 1 if sliding else max(c for c in range(1, 9) if n % c == 0 and (c == 1 or c * max_tokens <= 2048))
     rows = len(prompts) * n // c
     cache.batch_repeat_interleave(n // c)
     position = mask.sum(1, keepdim=True).repeat_interleave(n // c, 0).repeat(1, c)  # of the next tokens, [rows, c]
