@@ -779,7 +779,7 @@ _ALLOWED = """
 _SERVERS_OWN = "clone clone3 fork kill prctl setsid".split()    # its children give them up
 _ONLY = {    # system call -> the arguments that it may have, one of these each: (which, comparison of libseccomp, value)
     "prlimit64": [(0, 4, 0)],               # equal to 0: of a process its own limits only
-    "fcntl": [(1, 2, 8), (1, 4, 1030)],     # below 8 = F_SETOWN, which makes a descriptor send a signal to any process; F_DUPFD_CLOEXEC
+    "fcntl": [(1, 2, 8), (1, 4, 1030)],     # below 8, F_SETOWN, by which a descriptor would signal any process; F_DUPFD_CLOEXEC
 }
 
 
