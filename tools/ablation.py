@@ -18,7 +18,7 @@ so that fewer per prompt means more prompts: 4, 2, 1 and 0.5 epochs of them for 
 
 The table gives means over seeds, with 95% t intervals over seeds. Differences between two arms are paired by seed: again mean and t interval,
 and in brackets a bootstrap that draws seeds, then programs within each. With few seeds the bootstrap is too narrow; believe the first. Some
-twenty-five comparisons of five numbers each are not corrected for their number.
+thirty comparisons of five numbers each are not corrected for their number.
 """
 
 import argparse

@@ -400,7 +400,7 @@ def lucky_credit(dumped: list[list[list[dict]]]) -> str:
                   for i, shown in enumerate(row["mask"]) if shown and row["step_rewards"][i] <= 0
                   and known == any(other["step_rewards"][i] > 0 for other in group)]
         shares = [sum(found) / len(credit) for found in zip(*((a < -1e-3, a > 1e-3, abs(a) <= 1e-3) for a in credit))] if credit else []
-        rows.append([name, str(len(credit)), *(f"{100 * share:.0f}%" for share in shares or ())] + ["none"] * (3 - len(shares)))
+        rows.append([name, str(len(credit)), *(f"{100 * share:.0f}%" for share in shares)] + ["none"] * (3 - len(shares)))
     return "Rollouts of the first and of the last dumped step:\n\n" + markdown(rows)
 
 
