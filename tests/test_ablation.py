@@ -144,7 +144,7 @@ def test_unknown_arms_are_named(monkeypatch, capsys):
 def test_the_report_of_what_is_done(tmp_path, monkeypatch, capsys):
     # an arm without RL, one with, of one seed; a third is not done
     for name, trained, key in (("sft", "sft_3", {"loss": 1.0}), ("bilevel", "bilevel", dict.fromkeys(ablation.TRAINING, 0.5))):
-        for test in ("test", "longer", "plain"):
+        for test in ablation.TESTS:
             path = result(tmp_path / f"runs/seed-0/results/{name}/{test}.json", [("output", int(name == "bilevel"), [1, 0]), ("input", 0, [0])])
             items = json.loads(path.read_text())["items"]
             path.write_text(json.dumps({"items": items, "summary": evaluate.summarize(items, 0), "tokens": {"value": 7.0}}))
@@ -156,8 +156,10 @@ def test_the_report_of_what_is_done(tmp_path, monkeypatch, capsys):
     ablation.report(tmp_path / "runs", tmp_path / "results")
     text = (tmp_path / "results/report.md").read_text()
     assert text.startswith("`python tools/ablation.py --arms lam`, commit ") and (tmp_path / "results/curves.png").exists()
-    assert "| SFT only | 1 | 0.0 | 0.0 | 33.3 | -33.3 | none | 7.0 | 0.0 | 33.3 | 0.0 | 1.0 |" in text
-    assert "| SFT + bi-level (lam = 0.3) minus SFT only | 1 | +100.0 [+100.0, +100.0] | +0.0 [+0.0, +0.0] | +0.0" in text and "terminal" not in text
+    assert "| SFT only | 1 | 0.0 | 0.0 | 33.3 | -33.3 | none | 7.0 | 0.0 | 33.3 | 0.0 | 33.3 | 0.0 | 1.0 |" in text
+    line = next(line for line in text.splitlines() if line.startswith("| SFT + bi-level (lam = 0.3) minus SFT only | 1 |")).split(" | ")
+    assert line[2:5] == ["+100.0 [+100.0, +100.0]", "+0.0 [+0.0, +0.0]", "+0.0 [+0.0, +0.0]"] and "terminal" not in text
+    assert line[7].startswith("+50.0 [")  # sampled, both tasks: one of two right instead of none
     assert "minus without: SFT only: +0.0; SFT + bi-level (lam = 0.3): +0.0." in text  # (100 + 0) / 2 with, 50 without
     assert "| SFT + bi-level (lam = 0.3) | 1 | 5.000 to 10.000 |" in text  # 0.5 + k: the mean of k = 0 .. 9, and of all 20
     rows = [json.loads(line) for line in (tmp_path / "results/runs.jsonl").read_text().splitlines()]

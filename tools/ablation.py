@@ -18,7 +18,7 @@ so that fewer per prompt means more prompts: 4, 2, 1 and 0.5 epochs of them for 
 
 The table gives means over seeds, with 95% t intervals over seeds. Differences between two arms are paired by seed: again mean and t interval,
 and in brackets a bootstrap that draws seeds, then programs within each. With few seeds the bootstrap is too narrow; believe the first. Some
-thirty comparisons of five numbers each are not corrected for their number.
+thirty comparisons of seven numbers each are not corrected for their number.
 """
 
 import argparse
@@ -52,6 +52,7 @@ EPOCHS, FORMAT = 3, 1  # of SFT, over 4,000 programs of both tasks: 1,500 and 50
 TOY = ["--sft", 4000, "--rl", 1600, "--test", 400]
 LONGER = ["--sft", 0, "--rl", 0, "--test", 200, "--difficulty", 5]
 DROPPED = ("--drop-anchors", 0.2)  # in training only
+TESTS = {"plain": ("test", "--plain"), "longer": ("longer",), "sampled": ("test", "--temperature", 1), "test": ("test",)}  # on which examples, and how
 RL = ["--steps", 100, "--beta", 0, "--dump-every", 1000, "--save-every", 30, "--keep", 1]
 
 
@@ -232,11 +233,10 @@ def jobs_of(seed: int, names: list[str], out: Path) -> list[Job]:
             model, program = folder / name, ("tools/ablation.py", "variant", arm.variant) if arm.variant else ("bigrpo.py",)
             train = ((model / "model/config.json", script(*program, "--model", start / "model", "--data", data / "rl.jsonl", "--out", model, "--seed", seed,
                                                           *RL, *arm.rl)),)
-        tests = {"plain": ("test", "--plain"), "longer": ("longer",), "test": ("test",)}
         add(name, warm, *train, *(
             (folder / f"results/{name}/{test}.json", script("evaluate.py", "--model", model / "model", "--data", data / f"{part}.jsonl", "--prompt", "bare",
                                                             "--out", folder / f"results/{name}/{test}.json", "--seed", seed, *words))
-            for test, (part, *words) in tests.items()))
+            for test, (part, *words) in TESTS.items()))
     return list(jobs.values())
 
 
@@ -305,7 +305,8 @@ def run_all(jobs: list[Job], count: int, out: Path) -> list[str]:
 # Tables and figures
 
 COLUMNS = {"final_output": "final O", "final_input": "final I", "step": "step", "gap": "gap", "wrong_trace": "right answer, wrong trace", "tokens": "tokens",
-           "longer_final": "longer: final", "longer_step": "longer: step", "plain_final": "no anchors: final", "minutes": "minutes"}
+           "sampled_final": "sampled: final", "sampled_step": "sampled: step", "longer_final": "longer: final", "longer_step": "longer: step",
+           "plain_final": "no anchors: final", "minutes": "minutes"}
 TRAINING = {"final_reward": "answers right", "step_reward": "steps right", "entropy": "entropy", "equal_groups": "equal groups",
             "equal_columns": "equal columns"}  # of metrics.jsonl
 T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # Student's t, 97.5%, by degrees of freedom
@@ -314,14 +315,14 @@ T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 
 def numbers(folder: Path, name: str, seed: int) -> dict | None:
     """One line of runs.jsonl: what an arm reached under one seed; None if it is not done."""
     results = folder / "results" / name
-    if not (results / "test.json").exists():
+    if not all((results / f"{test}.json").exists() for test in TESTS):
         return None
-    found = {test: json.loads((results / f"{test}.json").read_text()) for test in ("test", "longer", "plain")}
+    found = {test: json.loads((results / f"{test}.json").read_text()) for test in TESTS}
     value = {test: {metric: result["summary"][metric]["value"] for metric in evaluate.METRICS} for test, result in found.items()}
     row = {"arm": name, "label": ARMS[name].label, "seed": seed}
     row |= {f"final_{task}": 100 * mean(item["final"] for item in found["test"]["items"] if item["task"] == task) for task in ("output", "input")}
     row |= {metric: value["test"][metric] for metric in ("step", "gap", "wrong_trace")} | {"tokens": found["test"]["tokens"]["value"]}
-    row |= {"longer_final": value["longer"]["final"], "longer_step": value["longer"]["step"], "plain_final": value["plain"]["final"]}
+    row |= {f"{test}_{metric}": value[test][metric] for test, metric in (("sampled", "final"), ("sampled", "step"), ("longer", "final"), ("longer", "step"), ("plain", "final"))}
     trained = folder / (name if ARMS[name].rl is not None else f"sft_{ARMS[name].start}{tag(ARMS[name].data + ARMS[name].toy)}")
     seconds = [sum(record["timing"].values()) for record in read_lines(trained / "metrics.jsonl")]
     return row | {"minutes": median(seconds) * len(seconds) / 60}
@@ -345,7 +346,7 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
-DIFFERENCES = {"output": ("final",), "input": ("final",), "both": ("step", "gap", "wrong_trace")}  # of which task's examples
+DIFFERENCES = {"output": ("final",), "input": ("final",), "both": ("final", "step", "gap", "wrong_trace")}  # of which task's examples
 
 
 def paired(first: list[Path], second: list[Path], draws: int = 2000) -> dict[str, tuple]:
@@ -367,7 +368,7 @@ def paired(first: list[Path], second: list[Path], draws: int = 2000) -> dict[str
             times = drawn[:, [programs[name.rpartition("-")[0]] for name in ids]]
             whole, parts = ([evaluate.percentages(sums) for sums in some] for some in ([d.sum(0) for d in data], [times @ d for d in data]))
             for kind in kinds:
-                name = f"final_{task}" if kind == "final" else kind
+                name = f"final_{task}" if kind == "final" and task != "both" else kind
                 value[name], spread[name] = float(whole[1][kind] - whole[0][kind]), parts[1][kind] - parts[0][kind]
         values.append(value)
         spreads.append(spread)
@@ -404,13 +405,16 @@ def report(out: Path, folder: Path) -> None:
     lines += [[ARMS[name].label, str(len(some)), *(interval([row[column] for row in some]) for column in COLUMNS)] for name, some in by_arm.items() if some]
     anchors = [f"{ARMS[name].label}: {interval([(row['final_output'] + row['final_input']) / 2 - row['plain_final'] for row in some], '+')}"
                for name, some in by_arm.items() if some]
-    names = ("final_output", "final_input", "step", "gap", "wrong_trace")
-    differences = [["", "seeds", *(COLUMNS[name] for name in names)]]
+    shown_of = {"test": ("final_output", "final_input", "step", "gap", "wrong_trace"), "sampled": ("final", "wrong_trace")}
+    differences = [["", "seeds", *(COLUMNS[name] for name in shown_of["test"]), "sampled: final", f"sampled: {COLUMNS['wrong_trace']}"]]
     for a, b in NEIGHBOURS:
         both = sorted({row["seed"] for row in by_arm[a]} & {row["seed"] for row in by_arm[b]})
         if both:
-            found = paired(*([out / f"seed-{seed}/results/{name}/test.json" for seed in both] for name in (a, b)))
-            differences.append([f"{ARMS[b].label} minus {ARMS[a].label}", str(len(both)), *(change(*found[name]) for name in names)])
+            cells = []
+            for test, metrics in shown_of.items():
+                found = paired(*([out / f"seed-{seed}/results/{name}/{test}.json" for seed in both] for name in (a, b)))
+                cells += [change(*found[metric]) for metric in metrics]
+            differences.append([f"{ARMS[b].label} minus {ARMS[a].label}", str(len(both)), *cells])
     trained = {name: [read_lines(out / f"seed-{row['seed']}" / name / "metrics.jsonl") for row in some]
                for name, some in by_arm.items() if some and ARMS[name].rl is not None}
     draw({name: runs for name, runs in trained.items() if name in CORE}, folder / "curves.png")
@@ -420,9 +424,9 @@ def report(out: Path, folder: Path) -> None:
     made = "\n".join(dict.fromkeys("`{command}`, commit {git}, {hardware}, torch {torch}".format(**line) for line in read_lines(out / "commands.jsonl")))
     (folder / "report.md").write_text(f"""{made}
 
-Greedy, percent, mean over seeds ± half of the 95% t interval over seeds; {TOY[-1]} test programs a seed, {LONGER[5]} longer ones, both tasks of each. O, I: output and
-input prediction. Step: of both; all steps of a wrong input count as wrong. tokens: of a response. No anchors: the same test asked without them. minutes: of the
-arm's own training (RL where it has one) on one thread, median step times steps.
+Percent, greedy unless a column says sampled (at temperature 1), mean over seeds ± half of the 95% t interval over seeds; {TOY[-1]} test programs a seed, {LONGER[5]}
+longer ones, both tasks of each. O, I: output and input prediction. Step: of both; all steps of a wrong input count as wrong. tokens: of a response. No anchors:
+the same test asked without them. minutes: of the arm's own training (RL where it has one) on one thread, median step times steps.
 
 {table(lines)}
 
