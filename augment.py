@@ -1028,9 +1028,10 @@ def write(args) -> None:
                 bar.update(len(chunk))
         print(summary(report))
         if report.kept:
+            done = "replaced" if args.out.exists() else "wrote"
             os.replace(part, args.out)
             save(args.out.with_suffix(".card.json"), card(settings, report))
-            print(f"wrote {args.out} and {args.out.with_suffix('.card.json')}")
+            print(f"{done} {args.out} and {args.out.with_suffix('.card.json')}")
         else:
             part.unlink()
         state.unlink(missing_ok=True)

@@ -825,13 +825,15 @@ _LAYERS = {"namespaces": _namespaces, "files": _files, "privileges": _privileges
 # ---- the command line --------------------------------------------------------------------------------------------------
 
 
-def _show(result):
+def _show(result, call):
     for site, name, text in result.anchors:
         print(f"line {site:<4} {name}: {text}")
     if result.stdout:
         print("--- printed\n" + result.stdout.rstrip("\n"))
     print("---", result.status, result.error)
-    if result.status == "ok":
+    if not call:
+        print("no CALL was given, so only the module ran; for a function: python sandbox.py PROGRAM 'f(3)'")
+    elif result.status == "ok":
         print(result.value)
 
 
@@ -883,7 +885,9 @@ def main():
             program = file.read()
     except (OSError, RuntimeError) as problem:
         parser.error(str(problem))
-    _show(agreed(*(trace(program, args.call, timeout=args.timeout, hash_seed=seed) for seed in (0, 1))))
+    result = agreed(*(trace(program, args.call, timeout=args.timeout, hash_seed=seed) for seed in (0, 1)))
+    _show(result, args.call)
+    sys.exit(result.status != "ok")
 
 
 if __name__ == "__main__":

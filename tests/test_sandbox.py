@@ -714,7 +714,9 @@ def test_command_line(tmp_path):
     shown = command(tmp_path / "p.py", "f(3)")
     assert shown.returncode == 0 and "y: 4" in shown.stdout and "hello" in shown.stdout and shown.stdout.endswith("ok \n4\n")
     (tmp_path / "bad.py").write_bytes(b"x = '\xff'")
-    assert "syntax" in command(tmp_path / "bad.py", "x").stdout
+    bad, bare = command(tmp_path / "bad.py", "x"), command(tmp_path / "p.py")
+    assert "syntax" in bad.stdout and bad.returncode == 1
+    assert "hello" in bare.stdout and "no CALL was given" in bare.stdout and bare.returncode == 0
 
 
 def test_one_line_errors(tmp_path):

@@ -210,6 +210,7 @@ def mean_of(row: dict, *names: str) -> str:
 
 # ---------------------------------------- faithfulness.png, positions.png, anchors.png
 
+FEW = 10  # examples below which a point is not drawn
 COLOURS = "#1f6fd1", "#d9730d", "#2e8b57", "#8e44ad", "#b3261e", "#59626d"
 
 
@@ -230,14 +231,17 @@ def draw_results(results: list[dict], labels: list[str], folder: Path) -> list[s
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    def figure(title, xlabel, name, fill):
-        drawing, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
-        fill(axes)
-        axes.set_title(title, loc="left", fontweight="bold")
-        axes.set(xlabel=xlabel, ylabel="percent (bars: 95% interval)", ylim=(-2, 102))
-        axes.grid(alpha=0.25, axis="y")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+    def figure(title, xlabel, name, **fills):
+        """A panel for each of `fills`, whose name is its heading where there are several."""
+        drawing, panels = plt.subplots(1, len(fills), figsize=(3.5 + 4 * len(fills), 4.5), layout="constrained", sharey=True, squeeze=False)
+        for axes, (heading, fill) in zip(panels[0], fills.items()):
+            fill(axes)
+            axes.set_title(f"{title}: {heading}" if len(fills) > 1 else title, loc="left", fontweight="bold")
+            axes.set(xlabel=xlabel, ylim=(-2, 102))
+            axes.grid(alpha=0.25, axis="y")
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[0, 0].set_ylabel("percent (bars: 95% interval)")
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         drawing.savefig(folder / f"{name}.png", dpi=130)
         plt.close(drawing)
@@ -251,20 +255,19 @@ def draw_results(results: list[dict], labels: list[str], folder: Path) -> list[s
 
     def lines(points):
         def fill(axes):
-            series = [(k, label + name, style, found) for k, (label, result) in enumerate(some) for name, style, found in points(result)]
-            for place, (k, label, style, found) in enumerate(series):
-                found = {x + 0.06 * (place - (len(series) - 1) / 2): metric for x, metric in found.items() if metric["value"] is not None}
+            for k, (label, result) in enumerate(some):
+                found = {x + 0.06 * (k - (len(some) - 1) / 2): metric for x, metric in points(result).items() if metric["value"] is not None and metric["n"] >= FEW}
                 values, ends = error_bars(list(found.values()))
-                axes.errorbar(list(found), values, yerr=ends, fmt=style, marker="o", capsize=3, color=COLOURS[k % len(COLOURS)], label=label)
+                axes.errorbar(list(found), values, yerr=ends, marker="o", capsize=3, color=COLOURS[k % len(COLOURS)], label=label)
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         return fill
 
-    by_position = lines(lambda result: [("", "-", dict(enumerate(result["by_position"], 1)))])
-    by_anchors = lines(lambda result: [(f", {name}", style, {int(n): part[name] for n, part in result["by_anchors"].items()})
-                                       for name, style in (("final", "-"), ("step", "--"))])
-    return [figure("Answers against traces", "", "faithfulness", bars),
-            figure("Step accuracy by position of the anchor", "position in the trace", "positions", by_position),
-            figure("Accuracy by number of anchors", "anchors in the trace", "anchors", by_anchors)]
+    def by_anchors(name):
+        return lines(lambda result: {int(n): part[name] for n, part in result["by_anchors"].items()})
+
+    return [figure("Answers against traces", "", "faithfulness", all=bars),
+            figure("Step accuracy by position of the anchor", "position in the trace", "positions", all=lines(lambda result: dict(enumerate(result["by_position"], 1)))),
+            figure("By number of anchors", f"anchors in the trace (with {FEW} examples or more)", "anchors", final=by_anchors("final"), steps=by_anchors("step"))]
 
 
 # ---------------------------------------- curves.png
