@@ -812,6 +812,19 @@ def _roomy_cache(config):
     return cache
 
 
+def draw(logits: torch.Tensor, temperature: float, u: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """A token from each row of logits [..., V], and its log-probability: [...] and [...].
+
+    With u [...], uniform in [0, 1), by inverse transform sampling: the first token at which the distribution function exceeds u. Without: the likeliest."""
+    logprobs = (logits.float() / (temperature or 1.0)).log_softmax(-1)
+    if u is None:
+        token = logprobs.argmax(-1)
+    else:
+        cdf = logprobs.double().exp().cumsum(-1)
+        token = torch.searchsorted(cdf, u[..., None] * cdf[..., -1:], right=True).clamp(max=cdf.shape[-1] - 1)[..., 0]
+    return token, logprobs.gather(-1, token[..., None])[..., 0]
+
+
 def _decode_loop(model, ends: list[int], prompts, n: int, max_tokens: int, temperature: float, uniforms) -> list[Sample]:
     """One batch of `sample`: prompts are read once, and rows all of whose responses have ended are dropped.
 
@@ -840,14 +853,8 @@ def _decode_loop(model, ends: list[int], prompts, n: int, max_tokens: int, tempe
     lengths = torch.full((rows, c), max_tokens, device=device)
     alive = torch.arange(rows, device=device)  # which row of the results each row of the cache belongs to
     for t in range(max_tokens):
-        scaled = (logits.float() / (temperature or 1.0)).log_softmax(-1)  # [rows alive, c, V]
-        if temperature > 0:  # inverse transform sampling: the first token at which the distribution function exceeds u
-            cdf = scaled.double().exp().cumsum(-1)
-            u = uniforms.view(rows, c, -1)[alive, :, t, None]
-            token = torch.searchsorted(cdf, u * cdf[..., -1:], right=True).clamp(max=cdf.shape[-1] - 1)[..., 0]  # [rows alive, c]
-        else:
-            token = scaled.argmax(-1)
-        tokens[alive, :, t], logprobs[alive, :, t] = token, scaled.gather(-1, token[..., None])[..., 0]
+        token, logprobs[alive, :, t] = draw(logits, temperature, uniforms if uniforms is None else uniforms.view(rows, c, -1)[alive, :, t])  # [rows alive, c]
+        tokens[alive, :, t] = token
         lengths[alive] = torch.where(torch.isin(token, stops), lengths[alive].clamp(max=t + 1), lengths[alive])
         going = (lengths[alive] > t + 1).any(1)
         if t + 1 == max_tokens or not going.any():

@@ -164,9 +164,11 @@ def agreed(first: Trace, second: Trace) -> Trace:
 
 def require_isolation():
     """Raise RuntimeError where this machine does not give every layer of isolation."""
-    missing = trace("", "").missing
-    if missing:
-        raise RuntimeError("the sandbox lacks " + ", ".join(missing))
+    result = trace("", "")
+    if result.missing:
+        raise RuntimeError("the sandbox lacks " + ", ".join(result.missing))
+    if result.status != "ok":
+        raise RuntimeError(f"the sandbox cannot run an empty program: {result.status} {result.error}")
 
 
 def _trace(report, missing):

@@ -282,6 +282,20 @@ def test_the_sampler_s_log_probabilities_are_the_trainer_s(temperature):
     torch.testing.assert_close(torch.tensor([x for _, one in flat for x in one.logprobs]), logprobs.detach(), rtol=0, atol=1e-4)
 
 
+def test_a_token_is_drawn_by_hand():
+    # Shares 1/4, 1/2, 1/4: the distribution function is 0.25, 0.75, 1. At T = 1/2 the shares are squared, 1/16, 1/4 and 1/16, and normed: 1/6, 2/3, 1/6.
+    logits = torch.tensor([0.25, 0.5, 0.25]).log().repeat(5, 1)
+    u = torch.tensor([0.0, 0.2, 0.3, 0.8, 0.9])
+    token, logprobs = policy.draw(logits, 1.0, u)
+    assert token.tolist() == [0, 0, 1, 2, 2]
+    torch.testing.assert_close(logprobs.exp(), torch.tensor([0.25, 0.25, 0.5, 0.25, 0.25]))
+    token, logprobs = policy.draw(logits, 0.5, u)
+    assert token.tolist() == [0, 1, 1, 1, 2]
+    torch.testing.assert_close(logprobs.exp(), torch.tensor([1, 4, 4, 4, 1]) / 6)
+    assert policy.draw(logits[0], 0, None)[0] == 1
+    assert policy.draw(torch.tensor([-torch.inf, 0.0]), 1.0, torch.tensor(0.0))[0] == 1  # what has no share is never drawn
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
 def test_tokens_are_drawn_from_the_softmax_of_the_logits_over_the_temperature(temperature):
     draws = 4000

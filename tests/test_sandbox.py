@@ -729,6 +729,15 @@ def test_one_line_errors(tmp_path):
 
 
 @needs_isolation
+def test_a_machine_whose_children_cannot_be_sealed_is_refused(tmp_path):
+    text = (ROOT / "sandbox.py").read_text()
+    assert "if _seal and _seal() != 0:" in text
+    (tmp_path / "sandbox.py").write_text(text.replace("if _seal and _seal() != 0:", "if True:"))
+    shown = subprocess.run([sys.executable, "sandbox.py", "--require-isolation", "--self-test"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 2 and "cannot run an empty program: killed" in shown.stderr.splitlines()[-1]
+
+
+@needs_isolation
 def test_self_test():
     shown = command("--require-isolation", "--self-test")
     assert shown.returncode == 0, shown.stdout + shown.stderr
