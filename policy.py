@@ -24,6 +24,7 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -300,8 +301,8 @@ class Run:
         return tqdm(range(self.saved["step"], total), desc=name, initial=self.saved["step"], total=total, disable=self.rank > 0)
 
     def log(self, record: dict) -> None:
-        """Append one line of metrics; what depends on the machine's speed stands under "timing"."""
-        path = self.args.out / "metrics.jsonl"
+        """Append one line of metrics; what depends on the machine stands under "timing" and "memory_gb"."""
+        path, record = self.args.out / "metrics.jsonl", record | {"memory_gb": round(peak_memory(), 3)}
         if self.rank == 0:
             with writing(path), path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
@@ -482,6 +483,13 @@ def memory_errors():
             raise
         reason = str(error).strip().partition("\n")[0] or "out of memory"
         fail(f"{reason}. Take a smaller model or less at a time (see --help), and give the command again to go on from what was saved")
+
+
+def peak_memory() -> float:
+    """The most that this process has held so far, in GB: tensors on its GPU where it has one, otherwise main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9  # Linux counts in KiB
 
 
 def start_ranks() -> tuple[int, int]:

@@ -91,8 +91,8 @@ def run(folder: Path, script: str, out: Path, *words, **more) -> int:
 
 
 def metrics(out: Path) -> list[dict]:
-    """The lines of metrics.jsonl, without `timing`."""
-    return [{name: value for name, value in json.loads(line).items() if name != "timing"} for line in (out / "metrics.jsonl").read_text().splitlines()]
+    """The lines of metrics.jsonl, without what depends on the machine."""
+    return [{name: value for name, value in json.loads(line).items() if name not in ("timing", "memory_gb")} for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(out: Path) -> bytes:

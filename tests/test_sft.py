@@ -71,6 +71,7 @@ def test_a_run_leaves_settings_metrics_and_a_checkpoint_and_repeats_from_its_see
     records = [[json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "two")]
     for record in records[0] + records[1]:
         record.pop("timing")
+        assert 0.05 < record.pop("memory_gb") < 50
     assert records[0] == records[1] and len(records[0]) >= 4
     assert json.loads((folder / "one" / "settings.json").read_text())["settings"]["batch"] == "4"
     assert policy.load(str(folder / "one" / "model"))[0].config.model_type == "qwen2"
