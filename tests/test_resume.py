@@ -48,7 +48,7 @@ def killed_while_saving(folder, script, moment, call):
 
 
 def test_a_run_killed_inside_a_checkpoint_goes_on_from_the_one_before(folder):
-    killed_while_saving(folder, "sft", "policy.seal", 2)
+    killed_while_saving(folder, "sft", "policy.seal", 4)
 
 
 @pytest.mark.slow
