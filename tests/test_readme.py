@@ -68,6 +68,15 @@ def test_every_link_leads_somewhere(page):
             assert ((ROOT / page).parent / path).exists() and (path or place in headings), target
 
 
+def test_the_figures_stand_in_the_results():
+    report = (ROOT / "results/ablation/report.md").read_text()
+    figures = re.findall(r"[+-]?\d+\.\d ± \d+\.\d", README)
+    assert len(figures) > 40 and [figure for figure in figures if figure not in report] == []
+    demo = DEMO + "".join((ROOT / "results/demo" / name).read_text() for name in ("report.md", "seeds.txt"))
+    pairs = re.findall(r"(\d+\.\d) / (\d+\.\d)", README)
+    assert len(pairs) >= 12 and [figure for pair in pairs for figure in pair if figure not in demo] == []
+
+
 def test_every_name_in_code_exists():
     """`bigrpo.token_loss`, `tests/test_x.py` and `test_y` of the pages."""
     assert all((ROOT / name).is_file() for name in SCRIPTS)
