@@ -44,7 +44,9 @@ function show() {
 }
 nav.addEventListener('click', event => { const button = event.target.closest('button'); if (button) { kind = button.dataset.kind; show(); } });
 box.addEventListener('input', show); if (pick) pick.addEventListener('change', show);
-kind = ones.some(one => one.dataset.kind === 'lucky' && one.dataset.result === '0') ? 'lucky' : 'all'; show();
+const telling = ones.find(one => one.dataset.kind === 'lucky');
+if (telling) { kind = 'lucky'; if (pick) pick.value = telling.dataset.result; }
+show();
 const first = ones.find(one => !one.hidden); if (first) first.open = true;
 """
 
