@@ -12,6 +12,7 @@ CPU_TORCH = --index-url https://download.pytorch.org/whl/cpu --retries 0
 NEEDS_CPU_TORCH = [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi > /dev/null
 
 .venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: this needs Python 3.11 or newer; name one with make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	if $(NEEDS_CPU_TORCH); then .venv/bin/pip install -q $(CPU_TORCH) "$$(grep '^torch==' requirements.txt)" || true; fi
 	.venv/bin/pip install -q -r requirements.txt
