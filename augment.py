@@ -90,11 +90,7 @@ def anchor(name: str) -> str:
 
 def anchor_name(statement: ast.stmt) -> str | None:
     """NAME if the statement is print(f'NAME: {NAME}'), else None."""
-    match statement:
-        case ast.Expr(value=ast.Call(func=ast.Name(id="print"), keywords=[], args=[ast.JoinedStr(values=[
-                ast.Constant(value=label), ast.FormattedValue(value=ast.Name(id=name), conversion=-1, format_spec=None)])])):
-            return name if label == f"{name}: " else None
-    return None
+    return sandbox.anchor_name(statement.value) if isinstance(statement, ast.Expr) else None
 
 
 def entry_function(tree: ast.Module, name: str | None = None) -> ast.FunctionDef | None:
@@ -610,12 +606,12 @@ class Report:
     lengths: Counter = field(default_factory=Counter)       # characters of prompt and response -> examples
     teacher: Counter = field(default_factory=Counter)       # what became of a teacher model's replies
     dropped: Counter = field(default_factory=Counter)       # reason -> programs, or examples of one task
-    examples: dict = field(default_factory=lambda: defaultdict(list))
+    dropped_ids: dict = field(default_factory=lambda: defaultdict(list))
 
     def drop(self, reason: str, identity: str) -> None:
         self.dropped[reason] += 1
-        if len(self.examples[reason]) < 5:
-            self.examples[reason].append(identity)
+        if len(self.dropped_ids[reason]) < 5:
+            self.dropped_ids[reason].append(identity)
 
     def load(self, saved: dict) -> None:
         """Go on from vars() of another Report, read from JSON."""
@@ -1081,7 +1077,7 @@ def card(settings: dict, report: Report) -> dict:
             "versions": {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in packages},
             "programs": report.programs, "kept": report.kept,
             "sources": {name: {"programs": count, "kept": report.sources_kept[name]} for name, count in report.sources.items()},
-            "dropped": dict(report.dropped.most_common()), "dropped_examples": report.examples, "teacher": report.teacher,
+            "dropped": dict(report.dropped.most_common()), "dropped_ids": report.dropped_ids, "teacher": report.teacher,
             "anchors": spread(report.anchors), "characters": spread(report.lengths)}
 
 
@@ -1096,7 +1092,7 @@ def summary(report: Report) -> str:
     lines = [f"{', '.join(report.sources)}: {report.programs} programs, {kept}"]
     lines += [f"  anchors per example: {spread(report.anchors)}"]
     for reason, count in report.dropped.most_common():
-        shown = report.examples[reason][:2]
+        shown = report.dropped_ids[reason][:2]
         lines.append(f"  dropped {count:6}  {reason}  ({', '.join(shown)}{', ...' if count > len(shown) else ''})")
     for what, count in report.teacher.items():
         asked = report.teacher[f"{what.partition(':')[0]}: asked"]
@@ -1139,7 +1135,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--decontaminate", nargs="+", type=Path, default=[], metavar="FILE",
         help="drop programs that share 10 tokens in a row with a program of these benchmark files")
     # what to make
-    add("--task", choices=["output", "input", "both"], default="output")
+    add("--task", choices=["output", "input", "both"], default="output", help="what to predict; both: two examples of a program")
     add("--prompt", choices=["instruct", "bare"], default="instruct", help="bare: program and assertion, no explanation")
     add("--max-anchors", type=positive, default=10, help="drop runs that print more anchors")
     add("--seed", type=positive, default=1, help="the second hash seed (the first is 0), and the seed of the shares below")
@@ -1168,6 +1164,10 @@ def main() -> None:
         parser.error("--show N and --stats need a FILE")
     if not (args.show or args.stats) and (args.file or not args.programs or not args.out):
         parser.error("--programs and --out are needed, or --show N FILE, or --stats FILE")
+    if args.out and (same := [name for name in [*(args.programs or []), *args.decontaminate] if os.path.realpath(name) == os.path.realpath(args.out)]):
+        parser.error(f"--out {args.out} would overwrite {same[0]}, which is read")
+    if args.out and args.out.suffix == ".gz":
+        parser.error(f"--out {args.out}: the examples are written as plain JSONL")
     if args.loop_anchors and (args.teacher != "rules" or args.teacher_url):
         parser.error("--loop-anchors needs the rules teacher")
     if args.loop_anchors and args.drop_anchors:

@@ -6,7 +6,7 @@
     python evaluate.py score --benchmark cruxeval-output --data cruxeval.jsonl --generations gens.json --out scores.json
 
 The first form samples a response to each example of augment.py. The second does the same on benchmarks by name, each with anchors
-(the paper's headline) and without, in files OUT/NAME.json and OUT/NAME-plain.json; the rows come from --data or $STEPCODE_DATA (a
+(the paper's headline) and without, in files OUT/NAME.json and OUT/NAME-plain.json (HumanEval and MBPP, which ask for code, once); the rows come from --data or $STEPCODE_DATA (a
 file or a folder), otherwise from Hugging Face. Every row of a benchmark counts: where a program cannot be given anchors its question
 is asked without, and the result says how often and why. Both report four percentages (the paper's Table 6, extended):
 
@@ -155,7 +155,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 def mean_pass_at_k(raw: dict[str, list[bool]], k: int) -> float | None:
     """The mean over problems, in percent; None where a problem has fewer than k samples. Problems without any leave n."""
-    counts = [(len(verdicts), sum(verdicts)) for verdicts in raw.values() if verdicts]
+    counts = [(len(judged), sum(judged)) for judged in raw.values() if judged]
     return 100 * float(np.mean([pass_at_k(n, c, k) for n, c in counts])) if counts and min(counts)[0] >= k else None
 
 
@@ -281,8 +281,9 @@ def find_parts(args) -> list[Part]:
         policy.fail(f"--benchmark {unknown[0]}: there are {', '.join(BENCHMARKS)}")
     for name in names:
         benchmark = BENCHMARKS[name]
-        rows = read_rows(benchmark, args.data)[:args.limit]
+        read = read_rows(benchmark, args.data)[:args.limit]
         for condition in benchmark.conditions:
+            rows = [dict(row) for row in read]  # REval's question notes in its row what it shows
             out = folder / (name + "-plain" * (condition == "plain" and len(benchmark.conditions) > 1) + ".json")
             found.append(Part(name, benchmark, condition == "anchors", out, rows, *benchmark.questions(rows, condition == "anchors", args.prompt)))
     return found
@@ -306,7 +307,8 @@ def score_responses(tokenizer, part: Part, samples: list[list[policy.Sample]]) -
     parsed = [rewards.parse(text) for text in texts]
     traces = rewards.traces_of_inputs(parsed, asked)
     steps, masks, finals = rewards.score_many(parsed, asked, traces)
-    answers, statuses = [response.answer for response in parsed], [""] * len(texts)
+    answers = [response.answer for response in parsed]
+    statuses = ["lost" if trace is not None and trace.status == "lost" else "" for trace in traces]  # it counts as wrong
     if benchmark is not None:
         answers = [benchmark.generation(rows[q], text) for (q, _), text in zip(flat, texts)]
         judged = iter(judge(benchmark, [(rows[q], answer) for (q, _), answer in zip(flat, answers) if answer is not None]))
@@ -350,7 +352,7 @@ def describe(result: dict, out: Path) -> str:
     share = "none" if budget["value"] is None else f"{budget['value']:5.2f}  of 2"
     lines.append(f"  reward budget             {share};  response tokens: mean {tokens['value']:.1f}, median {tokens['median']}")
     for what, counts in (("no answer", result["failures"]), ("no anchors in the prompt", result["without_anchors"]),
-                         ("official program", {name: count for name, count in result["statuses"].items() if name not in ("ok", "error")})):
+                         ("run of a program", {name: count for name, count in result["statuses"].items() if name not in ("ok", "error")})):
         lines += [f"  {count:5} {what}: {kind}" for kind, count in counts.items()]
     return "\n".join([*lines, f"  written to {out}"])
 
@@ -453,8 +455,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--benchmark", metavar="NAME[,NAME...]", help=f"{', '.join(BENCHMARKS)} (default: the examples of --data)")
     add("--data", help="examples, JSONL from augment.py (default: the toy's); with --benchmark a file, folder or Hugging Face id")
     add("--limit", type=policy.positive(int), help="use only the first examples")
-    add("--plain", action="store_true", help="ask about the examples of --data without anchors (benchmarks are asked both ways)")
-    add("--prompt", choices=["instruct", "bare"], default="instruct", help="form of benchmark prompts; bare: the toy's, without explanation")
+    add("--plain", action="store_true", help="ask about the examples of --data without anchors (benchmarks that have anchors are asked both ways)")
+    add("--prompt", choices=["instruct", "bare"], default="instruct", help="form of the prompts of benchmarks and of --plain; bare: the toy's, without explanation")
     # sampling
     add("--samples", type=policy.positive(int), default=1, help="responses to each prompt")
     add("--temperature", type=policy.positive(float, or_zero=True), default=0.0, help="0 is greedy")
@@ -463,11 +465,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=policy.positive(int, or_zero=True), default=0, help="of sampling and of the bootstrap")
     add("--out", type=Path, help="result file; with --benchmark a folder")
     add = commands.add_parser("compare", help="paired bootstrap of the difference of two result files").add_argument
-    add("first", type=Path)
-    add("second", type=Path)
-    add("--seed", type=policy.positive(int, or_zero=True), default=0)
+    add("first", type=Path, help="result file of `run`")
+    add("second", type=Path, help="another, on the same examples")
+    add("--seed", type=policy.positive(int, or_zero=True), default=0, help="of the bootstrap")
     add = commands.add_parser("score", help="a benchmark's official score of a file of generations").add_argument
-    add("--benchmark", required=True, choices=list(BENCHMARKS))
+    add("--benchmark", required=True, choices=list(BENCHMARKS), help="whose rule is applied")
     add("--data", type=Path, required=True, help="the benchmark's file, or the folder with it")
     add("--generations", type=Path, required=True, help='JSON: {"sample_0": ["...", ...], ...}, or the word gold')
     add("--out", type=Path, required=True, help="scores, JSON")

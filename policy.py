@@ -1,7 +1,7 @@
-"""The language model: load and save, prompt to tokens, sample responses, log-probabilities of response tokens.
+"""The language model and what every training script needs: load and save, prompt to tokens, log-probabilities of response tokens,
+samplers, optimizers, ranks, and a run's folder with its checkpoints (`Run`).
 
-This is the only file that knows tokenizers, chat templates, devices and samplers; sft.py, bigrpo.py and evaluate.py
-call it. Shapes: B sequences in a micro-batch, T tokens of the longest one, H hidden size, V vocabulary, and N response
+No other script knows chat templates, devices and samplers; sft.py, bigrpo.py and evaluate.py call it. Shapes: B sequences in a micro-batch, T tokens of the longest one, H hidden size, V vocabulary, and N response
 tokens of the micro-batch laid end to end. Everything a loss sees is flat, [N]: a token is in it because of where it
 stands in its list, never because of its value, so an end token is trained even where it is also the padding token.
 
@@ -74,7 +74,7 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def load(path: str, device: torch.device | None = None, weights: bool = True):
+def load(path: str, weights: bool = True):
     """(model, tokenizer) of a checkpoint folder or a Hugging Face id, in fp32; ends the program if there is none.
 
     Where there are several ranks it stays in main memory until `shard` moves it, layer by layer. Without `weights` the model has
@@ -100,7 +100,7 @@ def load(path: str, device: torch.device | None = None, weights: bool = True):
     if tokenizer.eos_token_id is None:
         fail(f"{path}: its tokenizer names no end token (eos_token), so no response would end")
     if weights:
-        model = model.to(device or (torch.device("cpu") if ranks() > 1 else default_device()))
+        model = model.to(torch.device("cpu") if ranks() > 1 else default_device())
     return model, tokenizer
 
 
@@ -190,10 +190,12 @@ def read_jsonl(path: Path, fields: tuple[str, ...]) -> list[dict]:
 
     A field is a text, but for `anchors`, a list of [name, value] texts; task is "output" or "input".
     """
-    rows = []
+    rows, number = [], 0
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             for number, line in enumerate(file, 1):
+                if line.isspace():
+                    continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     fail(f"{path}: line {number}: not an object")
@@ -207,7 +209,7 @@ def read_jsonl(path: Path, fields: tuple[str, ...]) -> list[dict]:
     except (OSError, EOFError, zlib.error) as error:
         fail(f"{path}: {getattr(error, 'strerror', None) or error} (augment.py writes examples; `make demo` makes the toy's from the start)")
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-        fail(f"{path}: line {len(rows) + 1}: {getattr(error, 'msg', error)}")
+        fail(f"{path}: line {number}: {getattr(error, 'msg', error)}")
     if not rows:
         fail(f"{path}: is empty")
     return rows

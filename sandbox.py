@@ -10,7 +10,7 @@ run and recorded by their site (the line of the call), so their texts may be bla
 
     trace(program, call)         one program         trace_many(jobs)                       many, in order, on all cores
     check(program)               assertions          trace_inputs(program, entry, texts)    one trusted program, many untrusted inputs
-    agreed(first, second)        are two runs the same?
+    agreed(first, second)        the first of two runs of one job, as "nondeterministic" if they differ
 
 How: each worker is a fresh interpreter (never a fork of the caller), its server, with an empty environment and a directory of its
 own. It forks once per job. The child runs the program, leaves its report in memory shared with the server (no descriptor leads
@@ -77,7 +77,7 @@ LAYERS = ("namespaces", "files", "privileges", "landlock", "seccomp")    # beyon
 PRELOAD = "__future__ bisect cmath collections copy functools heapq itertools json math operator re string typing".split()
 
 
-class Status(str, enum.Enum):
+class Status(enum.StrEnum):
     OK = "ok"              # it ran to its end
     ERROR = "error"        # it raised an exception
     SYNTAX = "syntax"      # its source does not compile
@@ -90,8 +90,6 @@ class Status(str, enum.Enum):
     KILLED = "killed"      # its process died, or its report is malformed
     LOST = "lost"          # the worker died twice under it
     NONDETERMINISTIC = "nondeterministic"   # two runs differ, or show addresses
-
-    __str__ = str.__str__
 
 
 class Trace(typing.NamedTuple):
@@ -603,7 +601,7 @@ def _compile(program):
         return compile(program, "<program>", "exec", dont_inherit=True)
     tree = ast.parse(program, "<program>")
     for node in ast.walk(tree):
-        if name := _anchor(node):
+        if name := anchor_name(node):
             value = node.args[0].values[1]
             node.func.id = "__anchor__"
             node.args = [ast.Constant(node.lineno), ast.Constant(name), ast.JoinedStr([value])]
@@ -611,8 +609,8 @@ def _compile(program):
     return compile(tree, "<program>", "exec", dont_inherit=True)
 
 
-def _anchor(node):
-    """NAME if the node is the call print(f'NAME: {NAME}'), else None."""
+def anchor_name(node):
+    """NAME if a node of a syntax tree is the call print(f'NAME: {NAME}'), else None."""
     match node:
         case ast.Call(func=ast.Name(id="print"), keywords=[], args=[ast.JoinedStr(values=[
                 ast.Constant(value=label), ast.FormattedValue(value=ast.Name(id=name), conversion=-1, format_spec=None)])]):
@@ -839,7 +837,7 @@ def _show(result, call):
         print(result.value)
 
 
-_TRIALS = {    # what a program may try -> its code; each must raise OSError, or find what is expected
+_TRIALS = {    # what a program may try -> its code, which must not end without an exception
     "reads the caller's files": "open({file!r}).read()",
     "writes outside its directory": "open({file!r} + '2', 'w')",
     "starts a process": "import os\nif os.fork() == 0: os._exit(0)",

@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="runs/toy/model", help="checkpoint folder or Hugging Face id to start from")
     parser.add_argument("--data", type=Path, default=Path("runs/toy/sft_examples.jsonl"), help="JSONL from augment.py")
     parser.add_argument("--out", type=Path, default=Path("runs/sft"), help="folder for model, settings and metrics")
-    parser.add_argument("--epochs", type=policy.positive(float), default=4, help="passes over the examples")
+    parser.add_argument("--epochs", type=policy.positive(float), default=4.0, help="passes over the examples")
     parser.add_argument("--batch", type=policy.positive(int), default=16, help="examples per optimizer step")
     parser.add_argument("--lr", type=policy.positive(float), default=6e-3, help="peak learning rate: short warm-up, then linear to zero")
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon", help="muon for the toy, adamw to fine-tune a real model")

@@ -476,7 +476,7 @@ def test_drops_are_counted_by_reason():
     good = {"id": "good", "code": text(SUM), "call": "f(1, 2)"}
     kept = list(augment.build([*rows[:5], good, *rows[5:], good], max_anchors=3, report=report))
     assert [example["id"] for example in kept] == ["good", "good"]
-    assert {reason: ids for reason, ids in report.examples.items()} == {reason: [reason] for reason in DROPS}
+    assert {reason: ids for reason, ids in report.dropped_ids.items()} == {reason: [reason] for reason in DROPS}
     assert (report.programs, sum(report.dropped.values()), report.kept["output"]) == (len(DROPS) + 2, len(DROPS), 2)
 
 
@@ -855,7 +855,7 @@ def test_file_to_file(monkeypatch, capsys, tmp_path, programs):
     assert [(example["id"], example["output"]) for example in examples] == [("one", "7"), ("programs_3", "'ab'")]
     card = json.loads(out.with_suffix(".card.json").read_text())
     assert card["programs"] == 3 and card["kept"] == {"output": 2} and card["dropped"] == {"syntax error": 1}
-    assert card["dropped_examples"] == {"syntax error": ["bad"]} and card["anchors"] == {"mean": 2, "median": 2, "range": [2, 2]}
+    assert card["dropped_ids"] == {"syntax error": ["bad"]} and card["anchors"] == {"mean": 2, "median": 2, "range": [2, 2]}
     assert card["settings"]["seed"] == 1 and sorted(path.name for path in out.parent.iterdir()) == ["data.card.json", "data.jsonl"]
 
 
@@ -971,6 +971,16 @@ def test_bad_input_is_one_clear_line(monkeypatch, capsys, tmp_path, title):
     code, _, errors = command(monkeypatch, capsys, "--programs", path, "--out", out, *flags)
     assert code == 2 and message in errors.splitlines()[-1] and "Traceback" not in errors
     assert out.read_text() == "old" and not list(tmp_path.glob(".*"))
+
+
+def test_out_must_not_be_what_is_read(monkeypatch, capsys, tmp_path, programs):
+    before = programs.read_bytes()
+    for words in (("--out", f"{programs.parent}/./{programs.name}"), ("--out", tmp_path / "bench.jsonl", "--decontaminate", tmp_path / "bench.jsonl")):
+        code, _, errors = command(monkeypatch, capsys, "--programs", programs, *words)
+        assert code == 2 and "would overwrite" in errors.splitlines()[-1]
+    assert programs.read_bytes() == before
+    code, _, errors = command(monkeypatch, capsys, "--programs", programs, "--out", tmp_path / "data.jsonl.gz")
+    assert code == 2 and "plain JSONL" in errors.splitlines()[-1]
 
 
 def test_out_must_be_a_file(monkeypatch, capsys, tmp_path, programs):

@@ -364,17 +364,17 @@ def test_benchmarks_by_name_with_and_without_anchors(folder, tmp_path, monkeypat
 
 
 def test_reval_by_name(folder, tmp_path, monkeypatch):
-    program = {"task_id": "DREval/0", "entry_point": "f", "code": "def f(x):\n    y = x + 1\n    return y", "inputs": ["(1,)"], "outputs": ["2"], "test": None}
+    program = {"task_id": "DREval/0", "entry_point": "f", "code": "def f(x):\n    y = x + 1\n    return y * 2", "inputs": ["(1,)"], "outputs": ["4"], "test": None}
     asked = {"task_id": "DREval/0", "idx": 0, "tasks": [{"input_idx": 0, "task": [{"lineno": 2, "var": "y"}], "output_pred": "assert f(1) == ??"}]}
     (tmp_path / "DREval_data.jsonl").write_text(json.dumps(program) + "\n")
     (tmp_path / "DREval_tasks.jsonl").write_text(json.dumps(asked) + "\n")
     benchmark = evaluate.BENCHMARKS["reval"]
-    right = {"coverage": "YES", "state": "2; int", "path": "return y", "output": "2"}
     for name, anchors in (("reval", True), ("reval-plain", False)):
+        right = {"coverage": "YES", "state": "2; int", "path": "return_val = y * 2" if anchors else "return y * 2", "output": "4"}
         rows = benchmark.read(tmp_path / "DREval_data.jsonl")
         questions, _ = benchmark.questions(rows, anchors, "bare")
         assert [len(question["anchors"]) for question in questions] == [2 * anchors] * 4
-        steps = "<print>y: 2</print><print>return_val: 2</print>" * anchors
+        steps = "<print>y: 2</print><print>return_val: 4</print>" * anchors
         texts = {question["prompt"]: f"{steps}<answer>{right[row['ask']]}</answer>" for row, question in zip(rows, questions)}
         replay(monkeypatch, folder, texts)
         monkeypatch.setattr(policy, "fits", lambda *words: True)  # the toy's context is short
@@ -519,7 +519,10 @@ def test_a_committed_input_runs_once(folder, monkeypatch):
     monkeypatch.setattr(rewards.sandbox, "trace_inputs", lambda *some: calls.append(some) or original(*some))
     monkeypatch.setattr(policy, "decode", lambda *_: (example["response"], []))
     [found] = evaluate.score_responses(None, evaluate.Part("", None, True, Path(), None, [example | {"shown": ""}], {}), [[policy.Sample([], [], True)]])
-    assert len(calls) == 1 and found["final"] == 1.0 and all(found["steps"]) and found["anchors"] == example["anchors"]
+    assert len(calls) == 1 and found["final"] == 1.0 and all(found["steps"]) and found["anchors"] == example["anchors"] and found["status"] == ""
+    monkeypatch.setattr(rewards.sandbox, "trace_inputs", lambda program, entry, texts: [rewards.sandbox.Trace(rewards.sandbox.Status.LOST)] * len(texts))
+    [lost] = evaluate.score_responses(None, evaluate.Part("", None, True, Path(), None, [example | {"shown": ""}], {}), [[policy.Sample([], [], True)]])
+    assert lost["final"] == 0.0 and lost["status"] == "lost"  # wrong, and said why
 
 
 @pytest.mark.parametrize("content", ['{"items": [3]}', '{"items": [{"id": "a"}]}', '{"items": {"a": 1}}', "[1]"])

@@ -83,7 +83,7 @@ def test_examples(count, tmp_path, capsys):
         found = read(policy.read_jsonl, path, tuple(EXAMPLE), capsys=capsys, words=[path])
         if found is not None:  # every line is an example, and what reads examples can work with each
             accepted += 1
-            assert len(found) == len(path.read_text().split("\n")) - path.read_text().endswith("\n")
+            assert len(found) == sum(bool(line.strip()) for line in path.read_bytes().split(b"\n"))
             prompts, responses = sft.encode_examples(path, found, tokenizer, 10_000)
             assert len(prompts) == len(responses) == len(found)
             parsed = [rewards.parse("<print>a: 1</print><answer>1</answer>")] * len(found)

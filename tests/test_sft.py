@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +64,24 @@ def test_long_examples_are_counted_and_an_empty_rest_is_an_error(folder, capsys)
     with pytest.raises(SystemExit) as stop:
         sft.encode_examples(folder, rows, tokenizer, 1)
     assert stop.value.code == 2
+
+
+def test_what_is_typed_is_what_stands_there_by_default():
+    # settings are compared as text, and a run goes on where a default is spelled out: 4 and 4.0 would not do
+    for parser in (sft.build_parser(), bigrpo.build_parser()):
+        for action in parser._actions:
+            if action.type and not isinstance(action.default, (str, type(None), Path)):
+                assert str(action.type(str(action.default))) == str(action.default), action.dest
+
+
+def test_blank_lines_are_no_examples(tmp_path, capsys):
+    path = tmp_path / "examples.jsonl"
+    path.write_text('{"prompt": "a"}\n\n  \n{"prompt": "b"}\n')
+    assert [row["prompt"] for row in policy.read_jsonl(path, ("prompt",))] == ["a", "b"]
+    path.write_text('{"prompt": "a"}\n\n{"prompt"\n')
+    with pytest.raises(SystemExit):
+        policy.read_jsonl(path, ("prompt",))
+    assert f"{path}: line 3: " in capsys.readouterr().err
 
 
 def test_a_run_leaves_settings_metrics_and_a_checkpoint_and_repeats_from_its_seed(folder, monkeypatch):

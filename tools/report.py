@@ -335,7 +335,7 @@ i { font-style: normal; padding: .15rem 0; border-radius: 2px } i:hover { outlin
 INTRO = """<p>A <b>group</b> is several rollouts of one prompt. Each predicts the state at every anchor, then the answer; r = 1 if it is what the interpreter found, else 0.<br>
 The <b>advantage</b> of a token is how hard training makes it likelier (blue) or less likely (orange): A_final of the answer, plus A of its step.<br>
 Look for a right answer with a wrong step: that step's block is paler than the rest, or orange. With a reward for the answer alone, all would be one blue.</p>"""
-CONTROL = {code: chr(0x2400 + code) for code in range(32) if code != 10} | dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\uFFFD")
+CONTROL = browse.CONTROL | {9: "\u2409"}
 
 
 def visible(text: str) -> str:
