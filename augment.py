@@ -76,6 +76,7 @@ MUTATORS = set("""append extend insert remove pop clear sort reverse update setd
     move_to_end""".split())
 COUNTER = "step"  # of a loop's iterations; with underscores where the program has such a name
 OVERLAP = "shares 10 tokens with a benchmark"
+UNWRITABLE = "an f-string that ast cannot write"
 PIECE_LIMIT = 200  # characters of one piece of reasoning with its values filled in
 LEVELS = 100  # of a program's syntax tree; what copies and writes trees needs several calls for each
 
@@ -167,6 +168,15 @@ def levels(tree: ast.AST) -> int:
     while nodes:
         count, nodes = count + 1, [child for node in nodes for child in ast.iter_child_nodes(node)]
     return count
+
+
+def writable(tree: ast.AST) -> bool:
+    """False for a tree that ast cannot write as source: before Python 3.12, f-strings with a character that it would escape within braces."""
+    try:
+        ast.unparse(tree)
+        return True
+    except ValueError:
+        return False
 
 
 def batched(items, size: int):
@@ -703,6 +713,8 @@ def candidate_of(row: dict, recipe: Recipe) -> Candidate | str:
             return calls
         if levels(tree) > LEVELS:
             return "nested too deeply"
+        if not writable(tree):
+            return UNWRITABLE
         if "print" in row["code"] and anchored_loops(tree):
             return "an anchor inside a loop"
         instrumented = instrument(row["code"], rewards.entry(calls[0]), recipe.loop_anchors)

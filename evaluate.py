@@ -36,6 +36,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ import augment
 import policy
 import rewards
 from tools import benchmarks, reval
-from tools.benchmarks import Benchmark, judge, read_rows, verdicts
+from tools.benchmarks import Benchmark, judge, read_rows, repeated, verdicts
 
 METRICS = {"final": "final accuracy", "step": "step accuracy", "gap": "gap", "wrong_trace": "right answer, wrong trace"}
 BENCHMARKS = {"cruxeval-output": benchmarks.Crux("output"), "cruxeval-input": benchmarks.Crux("input"),
@@ -244,6 +245,8 @@ def run(args) -> None:
     if args.temperature == 0 and args.samples > 1:
         policy.fail("--samples above 1 needs a --temperature above 0: greedy responses are all alike")
     parts = find_parts(args)
+    for part in parts:
+        refuse_overwriting(part.out, args.data or EXAMPLES)
     args.sampler = policy.choose_sampler(args.sampler)  # what the result's settings say
     model, tokenizer = policy.load(args.model, weights=args.sampler == "transformers")
     encoded = [policy.encode_prompts(tokenizer, [question["prompt"] for question in part.questions]) for part in parts]
@@ -263,6 +266,13 @@ def run(args) -> None:
         print(describe(result, part.out))
     for part in parts:  # not before all is done: a killed run samples nothing again
         part.partial.unlink()
+
+
+def refuse_overwriting(out: Path, *paths) -> None:
+    """Ends the program where it would write over what it reads."""
+    for path in paths:
+        if os.path.realpath(path) == os.path.realpath(out):
+            policy.fail(f"--out {out} would overwrite {path}, which is read")
 
 
 def numbers(items: list[dict], seed: int) -> dict:
@@ -292,6 +302,8 @@ def find_parts(args) -> list[Part]:
 def read_examples(args) -> list[dict]:
     """The examples of augment.py; with --plain, each with the prompt that shows P and asks for the answer alone."""
     examples = policy.read_jsonl(Path(args.data or EXAMPLES), NEEDED)[:args.limit]
+    if (name := repeated(examples)) is not None:
+        policy.fail(f"{args.data or EXAMPLES}: two examples have the id {name!r}; give the programs ids, for augment.py")
     if args.plain:
         examples = [example | {"anchors": [], "instrumented": example["code"],
                                "prompt": augment.make_prompt(example["code"], example["call"], example["output"], example["task"], args.prompt, steps=False)}
@@ -300,9 +312,10 @@ def read_examples(args) -> list[dict]:
 
 
 def score_responses(tokenizer, part: Part, samples: list[list[policy.Sample]]) -> list[dict]:
-    """An item for each response (one for a question that was too long to ask): its scores, and what the report shows."""
+    """An item for each response, also for those that a question too long to ask would have had: its scores, and what the report shows."""
     questions, benchmark, rows = part.questions, part.benchmark, part.rows
-    flat = [(q, s) for q, some in enumerate(samples) for s in (some or [None])]
+    count = max(map(len, samples), default=0) or 1  # a question too long to ask counts as often as the others
+    flat = [(q, s) for q, some in enumerate(samples) for s in (some or [None] * count)]
     asked, texts = [questions[q] for q, _ in flat], ["" if s is None else policy.decode(tokenizer, s.ids, s.ended)[0] for _, s in flat]
     parsed = [rewards.parse(text) for text in texts]
     traces = rewards.traces_of_inputs(parsed, asked)
@@ -410,6 +423,7 @@ def read_result(path: Path) -> dict:
 
 def score(args) -> None:
     """Official scores of a generations file."""
+    refuse_overwriting(args.out, args.data, args.generations)
     benchmark = BENCHMARKS[args.benchmark]
     rows = {row["id"]: row for row in read_rows(benchmark, str(args.data), whole=True)}
     generations = {name: [benchmark.gold(row)] for name, row in rows.items()} if str(args.generations) == "gold" else read_generations(args.generations, rows)

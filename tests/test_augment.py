@@ -470,6 +470,13 @@ def test_deep_nesting_is_a_drop(terms):
     assert not examples and report.dropped == {"nested too deeply": 1}
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="this Python writes every f-string")
+@pytest.mark.parametrize("line", ["return f\"{'\u00a0'.join(xs)}\"", "s = f\"{'\u00a0'.join(xs)}\"\n    return s"])
+def test_an_f_string_that_ast_cannot_write_is_a_drop(line):
+    examples, report = make(f"def f(xs):\n    {line}", "f(['a', 'b'])")
+    assert not examples and report.dropped == {augment.UNWRITABLE: 1}
+
+
 def test_drops_are_counted_by_reason():
     report = augment.Report()
     rows = [{"id": reason, "code": code, "call": call} for reason, (code, call) in DROPS.items()]

@@ -243,6 +243,8 @@ def test_humaneval(tmp_path, monkeypatch):
     body = benchmark.generation(row, "    return x + 1")
     assert whole == "\ndef up(x):\n    return x + 1\n" and body == "    return x + 1"
     assert benchmark.generation(row, "") is None
+    for word in ("", "python ", " python", "python3.11", 'python title="up.py"'):
+        assert benchmark.generation(row, f"Sure!\n```{word}\ndef up(x):\n    return x + 1\n```") == whole
     assert benchmark.generation(row, "```python\n    return x + 1") == "    return x + 1"  # cut before the closing fence
     scores = official(tmp_path, monkeypatch, "humaneval", {"HumanEval/0": [whole, body, "    return x", "\ndef down(x):\n    return x + 1"]}, HUMANEVAL)
     assert scores["raw_scored_generations"] == {"HumanEval/0": [True, True, False, False]}
@@ -361,6 +363,9 @@ def test_benchmarks_by_name_with_and_without_anchors(folder, tmp_path, monkeypat
     assert "print(f'" in with_anchors["items"][0]["program"] and "print" not in plain["items"][0]["program"]
     lcb = json.loads((tmp_path / "lcb-output.json").read_text())["items"][0]
     assert "import" not in lcb["program"] and len(lcb["anchors"]) == 1  # the imports were there for the trace, and are not shown
+    rows = [benchmarks.LiveCodeBench("output").row(LCB[0] | {"code": "def g(nums):\n    if nums: return sorted(nums)\n    return nums"})]
+    [question], _ = benchmarks.LiveCodeBench("output").questions(rows, True, "instruct")  # laid out anew, and the imports with it
+    assert len(question["anchors"]) == 1 and "import" not in question["prompt"] and question["shown"].startswith("def g(nums):\n    if nums:\n        return_val = ")
 
 
 def test_reval_by_name(folder, tmp_path, monkeypatch):
@@ -432,6 +437,31 @@ def test_a_prompt_beyond_the_context_is_a_counted_wrong_answer(folder, tmp_path,
     assert result["failures"] == {"prompt longer than the context": 2} and result["summary"]["final"]["value"] == 0.0
     assert all(set(one["steps"]) == {0.0} for one in result["items"])  # and its steps count as wrong
 
+
+def test_of_several_samples_a_question_too_long_weighs_as_much_as_one_that_was_asked(folder, monkeypatch):
+    some = policy.read_jsonl(folder / "examples.jsonl", ())
+    example = next(example for example in some if example["task"] == "output") | {"shown": ""}
+    monkeypatch.setattr(policy, "decode", lambda *_: (example["response"], []))
+    part = evaluate.Part("", None, True, Path(), None, [example, example | {"id": "too long"}], {})
+    items = evaluate.score_responses(None, part, [[policy.Sample([], [], True)] * 4, []])
+    # four perfect responses, none to the other: half of the answers and half of the steps, not 4 of 5
+    assert len(items) == 8 and total(items) == {"final": 50.0, "step": 50.0, "gap": 0.0, "wrong_trace": 0.0}
+
+
+def test_what_is_read_is_not_written_over(folder, tmp_path, monkeypatch, capsys):
+    generations, again = tmp_path / "g.json", tmp_path / "twice.jsonl"
+    generations.write_text('{"sample_0": ["1"]}')
+    again.write_text((folder / "examples.jsonl").read_text() * 2)
+    for words, message in ((("score", "--benchmark", "cruxeval-output", "--data", folder, "--generations", generations, "--out", generations), "would overwrite"),
+                           (("--data", again, "--out", again), "two examples have the id"),
+                           (("--data", folder / "examples.jsonl", "--out", folder / "examples.jsonl"), "would overwrite"),
+                           (("score", "--benchmark", "cruxeval-output", "--data", tmp_path / "rows.jsonl", "--generations", "gold", "--out", tmp_path / "o"), "two rows have the id 'sample_0'")):
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:1] * 2))
+        before = (folder / "examples.jsonl").read_bytes()
+        with pytest.raises(SystemExit) as stop:
+            run(monkeypatch, *words)
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+        assert generations.read_text() == '{"sample_0": ["1"]}' and (folder / "examples.jsonl").read_bytes() == before
 
 def test_a_killed_run_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch):
     sampler, model, prompts = loaded(folder)

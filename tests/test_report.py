@@ -289,6 +289,21 @@ def test_equal_labels_are_seeds(tmp_path):
     assert "a: mean of 2" in text and "55.0 (sd 7.1)" in text and "b: mean" not in text  # sd of 50 and 60: sqrt(2) * 5
 
 
+def test_results_of_one_name_are_told_apart(tmp_path, monkeypatch, capsys):
+    for model in ("sft", "rl"):
+        (tmp_path / model).mkdir()
+        result_file(tmp_path / model / "test.json", "toy", True)
+    monkeypatch.setattr(sys, "argv", ["report.py", "--results", *(str(tmp_path / model / "test.json") for model in ("sft", "rl")), "--out", str(tmp_path / "out")])
+    report.main()
+    text = (tmp_path / "out/report.md").read_text()
+    assert "| sft/test " in text and "| rl/test " in text and "mean of" not in text  # two models are no seeds of one
+
+
+def test_what_was_not_judged_is_not_wrong():
+    unjudged = items()[0] | {"final": None, "status": "missing"}
+    assert browse.kind(unjudged) == "none" and "answer not judged" in browse.example(unjudged, 0)
+
+
 def test_the_page_of_examples():
     text = browse.page([{"items": items()}], ["one | result"], 4)
     assert text.count("<details class=\"one ") == 4 and [text.count(f'data-kind="{name}" data-result="0"') for name in browse.KINDS] == [1, 1, 1, 1, 0]

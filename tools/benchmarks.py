@@ -7,6 +7,7 @@ package of the benchmark's own ends as "missing", which leaves n: that is no wro
 here: it needs the test cases of its own release.
 """
 
+import ast
 import os
 import re
 from collections import Counter
@@ -107,9 +108,14 @@ class Crux(Benchmark):
             plain = {"id": row["id"], "call": row["call"], "output": row["output"], "task": self.task, "anchors": [], "instrumented": row["code"],
                      "prompt": augment.make_prompt(row["code"], row["call"], row["output"], self.task, style, steps=False)}
             question = examples.get(row["id"], plain)
-            found.append(question | {"prompt": question["prompt"].replace(row["head"], "", 1),
-                                     "shown": question["instrumented"].removeprefix(row["head"])})
+            found.append(question | {"prompt": hidden(question["prompt"], row["head"]), "shown": hidden(question["instrumented"], row["head"])})
         return found, report.dropped
+
+
+def hidden(text: str, head: str) -> str:
+    """The text without the lines that stand before the program, which augment.py may have laid out anew."""
+    anew = ast.unparse(ast.parse(head))
+    return next((text.replace(form, "", 1) for form in (head, f"{anew}\n\n", f"{anew}\n") if head and form in text), text)
 
 
 # What LiveCodeBench puts before each program. Modules come last: `bisect` is the module in the end, as in the original.
@@ -168,7 +174,7 @@ class HumanEval(Benchmark):
 
     def generation(self, row: dict, response: str) -> str | None:
         """The first code block, else all of it. A whole function redefines the prompt's, whose docstring is body enough."""
-        block = re.search(r"```\w*\n(.*?)(```|\Z)", response, re.DOTALL)
+        block = re.search(r"```[^\n]*\n(.*?)(```|\Z)", response, re.DOTALL)
         text = block[1] if block else response
         return None if not text.strip() else text if text.startswith((" ", "\t")) else "\n" + text
 
@@ -215,7 +221,14 @@ def read_rows(benchmark, data: str | None, whole: bool = False) -> list[dict]:
         rows = [benchmark.row(row) for row in rows]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         policy.fail(f"{path}: a row is not of the form of {benchmark.source}: {error!r}")
+    if (name := repeated(rows)) is not None:
+        policy.fail(f"{path}: two rows have the id {name!r}")
     return rows or policy.fail(f"{path}: holds no rows of the benchmark")
+
+
+def repeated(rows: list[dict]) -> str | None:
+    """An id that several rows have."""
+    return next((name for name, count in Counter(row["id"] for row in rows).items() if count > 1), None)
 
 
 def download(source: str, benchmark) -> list[dict]:

@@ -7,7 +7,7 @@ the answer, wrong ones marked. Buttons filter by how it went; the one to look at
 from collections import Counter
 from html import escape
 
-KINDS = {"lucky": "right answer, wrong trace", "right": "right answer, right trace", "wrong": "wrong answer", "none": "no answer", "all": "all"}
+KINDS = {"lucky": "right answer, wrong trace", "right": "right answer, right trace", "wrong": "wrong answer", "none": "no answer, or not judged", "all": "all"}
 CONTROL = {code: chr(0x2400 + code) for code in range(32) if code not in (9, 10)} | dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\uFFFD")
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --dim: #59626d; --line: #d5dae0; --panel: #f5f7f9; --bad: #b3261e; --badback: #fdecea; --good: #1c6e3a; --mark: #fff3c9 }
@@ -58,7 +58,7 @@ def plain(text) -> str:
 
 def kind(item: dict) -> str:
     """How a response went: a key of KINDS."""
-    if item["answer"] is None:
+    if item["answer"] is None or item["final"] is None:
         return "none"
     if not item["final"]:
         return "wrong"
@@ -103,6 +103,7 @@ def example(item: dict, result: int) -> str:
     """One response: a line to open, and what is inside."""
     how, steps = kind(item), "".join('<span class="good">&check;</span>' if step else '<span class="bad">&cross;</span>' for step in item["steps"])
     answer = '<span class="good">answer &check;</span>' if item["final"] else '<span class="bad">answer &cross;</span>'
+    answer = '<span class="dim">answer not judged</span>' if item["final"] is None else answer
     tag = {"lucky": "right answer, wrong trace", "none": item["failure"]}.get(how, "")
     note = f'<p class="dim">{escape(item["status"])}</p>' if item["status"] not in ("", "ok", "error") else ""
     return (f'<details class="one {how}" data-kind="{how}" data-result="{result}" data-id="{plain(str(item["id"]).lower())}"><summary><span class="id">{plain(item["id"])}</span>'

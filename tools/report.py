@@ -525,7 +525,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    labels = [path.stem for path in args.results] if args.labels is None else args.labels
+    stems = [path.stem for path in args.results]
+    labels = [path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}" for path in args.results] if args.labels is None else args.labels
     if len(labels) != len(args.results) or min(args.groups, args.examples) < 1:
         parser.error("--labels needs one name for each of --results, and --groups and --examples at least 1")
     results = [parse_json(read(path), RESULT | ({"items": [ITEM]} if args.html else {}), str(path)) for path in args.results]

@@ -25,8 +25,8 @@ from collections import Counter
 
 import rewards
 import sandbox
-from augment import (COMPREHENSIONS, LEVELS, BadInput, Candidate, Recipe, Report, anchor_name, anchored_loops, batched, bodies, element,
-                     entry_function, levels, own, perfect, printed, returned, statements, suites)
+from augment import (COMPREHENSIONS, LEVELS, UNWRITABLE, BadInput, Candidate, Recipe, Report, anchor_name, anchored_loops, batched, bodies, element,
+                     entry_function, levels, own, perfect, printed, returned, statements, suites, writable)
 
 TEACH = """\
 Add print statements to the function `{entry}` of the Python program at the end, so that a run shows how its result comes about.
@@ -116,7 +116,7 @@ def endpoint(url: str, model: str | None, concurrency: int, timeout: float = 120
                                                    messages=[{"role": "user", "content": prompt}])
             failed.clear()
             text = reply.choices[0].message.content
-            return ValueError("no text") if text is None else text
+            return text if isinstance(text, str) else ValueError("no text")
         except (openai.OpenAIError, *MALFORMED) as problem:
             failed.append(problem)
             if len(failed) >= FAILURES:
@@ -207,6 +207,8 @@ def verified(item: Candidate, reply: str, max_anchors: int) -> Candidate | str:
         return f"it does not parse: {error}"
     if levels(after) > LEVELS:
         return "nested too deeply"
+    if not writable(after):
+        return UNWRITABLE
     problem = misshapen(before, after, rewards.entry(item.call))
     if problem:
         return problem
