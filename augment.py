@@ -70,7 +70,7 @@ import sandbox
 LOOPS = (ast.For, ast.While, ast.AsyncFor)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-SKIPPED = (*SCOPES, ast.Pass, ast.Global, ast.Nonlocal, ast.Import, ast.ImportFrom)  # in reasoning
+SKIPPED = (*SCOPES, ast.Return, ast.Pass, ast.Global, ast.Nonlocal, ast.Import, ast.ImportFrom)  # in reasoning
 MUTATORS = set("""append extend insert remove pop clear sort reverse update setdefault popitem add discard
     difference_update intersection_update symmetric_difference_update appendleft popleft extendleft rotate subtract
     move_to_end""".split())
@@ -108,6 +108,12 @@ def own(*nodes, skip: tuple = ()):
         yield node
         if not isinstance(node, (*SCOPES, *skip)):
             stack.extend(reversed(list(ast.iter_child_nodes(node))))
+
+
+def parameters(function: ast.FunctionDef) -> set[str]:
+    """The names of a function's parameters, not those of lambdas in their defaults."""
+    found = function.args
+    return {node.arg for node in [*found.posonlyargs, *found.args, found.vararg, *found.kwonlyargs, found.kwarg] if node}
 
 
 def base(node: ast.expr) -> str | None:
@@ -196,7 +202,7 @@ def instrument(program: str, entry: str | None = None, loop_anchors: int = 0) ->
     loop_anchors: iterations of a loop in which it has anchors. Raises what ast.parse and ast.unparse raise (SyntaxError, ValueError) and
     RecursionError for code nested too deeply.
     """
-    program = program.replace("\r\n", "\n").replace("\r", "\n")
+    program = one_newline(program)
     tree = ast.parse(program)
     function = entry_function(tree, entry)
     if function is None or redefines_print(program, tree):
@@ -208,6 +214,11 @@ def instrument(program: str, entry: str | None = None, loop_anchors: int = 0) ->
         tree = ast.parse(program)
         function = entry_function(tree, entry)
     return Instrumenter(program, tree, function, loop_anchors).run()
+
+
+def one_newline(program: str) -> str:
+    """The program with each line ended as Python reads it."""
+    return program.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def redefines_print(program: str, tree: ast.Module) -> bool:
@@ -237,9 +248,8 @@ class Instrumenter:
         local = {node.id for node in names if isinstance(node.ctx, ast.Store)}
         self.deleted = {node.id for node in names if isinstance(node.ctx, ast.Del)}
         self.deleted |= {node.name for node in nodes if isinstance(node, ast.ExceptHandler)}
-        parameters = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
         module_names = stored(*(node for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign))))
-        self.bound = parameters | module_names - local
+        self.bound = parameters(function) | module_names - local
         self.names_returns = "return_val" not in program  # else the name is the program's own
 
     def run(self) -> str:
@@ -410,20 +420,30 @@ class FillIn(ast.NodeTransformer):
 
 def one_line(code: str) -> str:
     """Source text of several lines on one: `for x in xs: if x: s += x; t = 0`."""
-    first, *rest = [line.strip() for line in code.split("\n")]
+    first, *rest = [line.strip() for line in code.split("\n") if line.strip()] or [""]
     for line in rest:
         first += (" " if first.endswith(":") else "; ") + line
     return first
 
 
 def fill_in(node: ast.AST, known: dict[str, str]) -> str:
-    """The node's source on one line with known values; without them if that is too long."""
+    """The node's source on one line with known values; without them if that is too long.
+
+    Names of comprehensions and lambdas are others, and one that the node both changes and reads again has no one value in it."""
     plain = one_line(ast.unparse(node))
-    known = dict(known)
+    known, loads = dict(known), Counter(inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load))
     for inner in ast.walk(node):
-        if isinstance(inner, (ast.comprehension, ast.arg)):  # names of comprehensions and lambdas are others
-            for name in [inner.arg] if isinstance(inner, ast.arg) else changed(inner.target):
-                known.pop(name, None)
+        match inner:
+            case ast.arg(arg=name):
+                others = [name]
+            case ast.comprehension(target=target):
+                others = changed(target)
+            case ast.NamedExpr() | ast.Call():
+                others = [name for name in changed(inner) if loads[name] > 1]
+            case _:
+                others = []
+        for name in others:
+            known.pop(name, None)
     try:
         text = one_line(ast.unparse(FillIn(known).visit(copy.deepcopy(node))))
     except ValueError:  # an f-string cannot hold every value
@@ -431,17 +451,20 @@ def fill_in(node: ast.AST, known: dict[str, str]) -> str:
     return text if len(text) <= PIECE_LIMIT else plain
 
 
-class WithoutAnchors(ast.NodeTransformer):
-    """Turns the anchored returns of P' back into those of P, for reading."""
-
-    def visit_Expr(self, node):
-        return None if anchor_name(node) or isinstance(node.value, ast.Constant) else node
-
-    def visit_Assign(self, node):
-        return ast.Return(node.value) if returned(node) else node
-
-    def visit_Return(self, node):
-        return None if isinstance(node.value, ast.Name) else node
+def without_anchors(loop: ast.stmt) -> ast.stmt:
+    """A copy of a loop of P' with the returns as they are in P, for reading; constants that stand alone are left out."""
+    [loop] = ast.parse(ast.unparse(loop)).body
+    for statement in list(statements([loop])):
+        for body in suites(statement):
+            kept, anchored = [], None
+            for node in body:
+                if isinstance(node, ast.Return) and anchored and kept and returned(kept[-1]):
+                    kept[-1] = ast.Return(returned(kept[-1]))  # return_val = E, its anchor, return return_val
+                elif not (isinstance(node, ast.Expr) and (anchor_name(node) or isinstance(node.value, ast.Constant))):
+                    kept.append(node)
+                anchored = anchor_name(node) == "return_val"
+            body[:] = kept or [ast.Pass()]
+    return loop
 
 
 def returned(statement: ast.stmt) -> ast.expr | None:
@@ -461,7 +484,7 @@ def loop_pieces(loop: ast.stmt, known: dict[str, str]) -> list[str]:
         elif isinstance(node, ast.AugAssign):
             reads.add(base(node.target))
     if any(map(anchor_name, statements([loop]))):
-        loop = WithoutAnchors().visit(ast.parse(ast.unparse(loop)))
+        loop = without_anchors(loop)
     text = fill_in(loop, {name: value for name, value in known.items() if name not in names})
     starts = [f"{name} = {known[name]}" for name in names if name in reads and name in known]
     return [text, *(start for start in starts if len(start) <= PIECE_LIMIT)]
@@ -476,8 +499,10 @@ def simple_piece(statement: ast.stmt, known: dict[str, str]) -> str:
     return f"{target} = {fill_in(ast.BinOp(load, statement.op, statement.value), known)}"
 
 
-def pieces(body: list[ast.stmt], after: int, before: int, known: dict[str, str]) -> list[str]:
-    """The pieces of source between the anchors at two lines of P', `after` and `before`; known loses what they change."""
+def pieces(body: list[ast.stmt], after: int, before: int, known: dict[str, str], moved: set[str]) -> list[str]:
+    """The pieces of source between the anchors at two lines of P', `after` and `before`; known loses what they change.
+
+    moved: the names whose values differ at the two anchors. Those that a branch without an anchor could change are no longer known after it."""
     found = []
     for statement in body:
         if statement.lineno >= before:
@@ -488,6 +513,7 @@ def pieces(body: list[ast.stmt], after: int, before: int, known: dict[str, str])
         inner = [part for part in suites(statement)
                  if any(part[0].lineno <= line <= part[-1].end_lineno for line in (after, before))]
         names = [] if suites(statement) else changed(statement)
+        passed = [name for name in changed(statement) if name in moved] if not inner else []
         if statement.lineno > after:  # its head lies between the anchors
             match statement:
                 case ast.For() | ast.While():
@@ -506,11 +532,21 @@ def pieces(body: list[ast.stmt], after: int, before: int, known: dict[str, str])
                     inner = inner if inner[:1] == [tried] else [tried, *inner]
                 case _:
                     found.append(simple_piece(statement, known))
-        for name in names:
+        for name in [*names, *passed]:
             known.pop(name, None)
         for part in inner:  # of a loop only the return that ends it
-            found += pieces(part, after, before, known)[-1 if isinstance(statement, LOOPS) else 0:]
+            found += pieces(part, after, before, known, moved)[-1 if isinstance(statement, LOOPS) else 0:]
     return found
+
+
+def known_between(between: list[ast.stmt], state: dict[str, str], now: dict[str, str], shown: set[str]) -> tuple[dict[str, str], set[str]]:
+    """(the values that the text between two anchors may use, the names that move between them).
+
+    The values are those of the names shown so far, in `state`, at the first anchor. A name that moves until `now`, at the second, may be used
+    only where a statement between them changes it by its name: what an alias, one of its rows or a function changes, no text can point to.
+    """
+    moved, told = {key for key, value in state.items() if now.get(key, value) != value}, changed(*between)
+    return {key: value for key, value in state.items() if key in shown and (key not in moved or key in told)}, moved
 
 
 def reasoning(function: ast.FunctionDef, anchors: list[tuple], states: list[dict]) -> list[str]:
@@ -519,10 +555,10 @@ def reasoning(function: ast.FunctionDef, anchors: list[tuple], states: list[dict
     anchors: (line in P', name, text); states: from read_snapshots. Two anchors of one statement share its text.
     """
     texts, previous = [""], 0
-    shown = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
-    for (line, name, _), state in zip(anchors, states):
-        known = {key: value for key, value in state.items() if key in shown}
-        found = pieces(function.body, previous if line > previous else 0, line, known)
+    shown = parameters(function)
+    for (line, name, _), state, now in zip(anchors, states, states[1:]):
+        known, moved = known_between([node for node in statements(function.body) if previous < node.end_lineno and node.lineno < line], state, now, shown)
+        found = pieces(function.body, previous if line > previous else 0, line, known, moved)
         texts.append("; ".join(found) or texts[-1])
         shown.add(name)
         previous = line
@@ -718,7 +754,7 @@ def candidate_of(row: dict, recipe: Recipe) -> Candidate | str:
         if "print" in row["code"] and anchored_loops(tree):
             return "an anchor inside a loop"
         instrumented = instrument(row["code"], rewards.entry(calls[0]), recipe.loop_anchors)
-        return Candidate(row["id"], row.get("source", ""), row["code"], calls[0], instrumented)
+        return Candidate(row["id"], row.get("source", ""), one_newline(row["code"]), calls[0], instrumented)
     except (SyntaxError, ValueError):
         return "syntax error"
     except (RecursionError, MemoryError):

@@ -6,7 +6,7 @@ sandbox records hold the counter too, so they tell in which iteration an anchor 
 
 import ast
 
-from augment import COUNTER, LOOPS, PIECE_LIMIT, anchor_name, changed, fill_in, pieces, statements
+from augment import COUNTER, LOOPS, PIECE_LIMIT, anchor_name, changed, fill_in, known_between, parameters, pieces, statements
 
 
 def guarded(statement: ast.stmt) -> ast.stmt | None:
@@ -49,7 +49,10 @@ class Uncounted(ast.NodeTransformer):
 def iteration_pieces(loop: ast.stmt, state: dict[str, str], known: dict[str, str]) -> list[str]:
     """What begins an iteration: `while 2 < 5`, or the values `x = 3` of the loop's target in this state, which become known."""
     if isinstance(loop, ast.While):
-        return [f"while {fill_in(loop.test, known)}"]
+        test = f"while {fill_in(loop.test, known)}"
+        for name in changed(loop.test):
+            known.pop(name, None)
+        return [test]
     found = []
     for name in changed(loop.target):
         known.pop(name, None)
@@ -66,10 +69,11 @@ def reasoning(function: ast.FunctionDef, anchors: list[tuple], states: list[dict
     a loop end, the text after it is that of the whole loop, with the values with which it goes on. Changes the AST.
     """
     texts, previous, counters = [""], 0, Uncounted(function)
-    shown = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
+    shown = parameters(function)
     for (line, name, _), state, now in zip(anchors, states, states[1:]):
-        known = {key: value for key, value in state.items() if key in shown}
         loop, left = counters.around(line), counters.around(previous)
+        between = [node for node in statements(function.body) if previous < node.end_lineno and node.lineno < line]
+        known, moved = known_between([*between, *filter(None, (loop, left))], state, now, shown)
         number, found, body = counters.iteration(loop, now), [], function.body
         if number and loop is left and line > previous and number == counters.iteration(loop, state):
             body, after = loop.body, previous  # the same iteration goes on
@@ -77,12 +81,12 @@ def reasoning(function: ast.FunctionDef, anchors: list[tuple], states: list[dict
             after = left.lineno - 1 if left else previous
             if number:  # another iteration begins
                 if loop is not left:
-                    found = pieces(body, after, loop.lineno, known)
+                    found = pieces(body, after, loop.lineno, known, moved)
                     found += [f"for {ast.unparse(loop.target)} in {fill_in(loop.iter, known)}"] if isinstance(loop, ast.For) else []
                 found += iteration_pieces(loop, now, known)
                 shown.update(changed(getattr(loop, "target", ast.Pass())))
                 body, after = loop.body, loop.lineno
-        found += pieces(body, after if line > after else 0, line, known)
+        found += pieces(body, after if line > after else 0, line, known, moved)
         texts.append("; ".join(found) or texts[-1])
         shown.add(name)
         previous = line
