@@ -37,6 +37,9 @@ Departures from the paper, and decisions where it is silent:
    said. Where a share of the anchors is taken out (--drop-anchors), the last one of a program stays.
 9. Decontamination drops a program that shares 10 tokens in a row with a benchmark's; comments and layout are no tokens, a
    text in quotes is one.
+10. What is verified is the run of the call. On another input P' may fail where P does not, since printing a value can fail: an integer of
+   more than 4,300 digits, a name that only then is not bound (a helper's del, a nonlocal). Reasoning may repeat a value that only an
+   alias changed within one loop.
 """
 
 import argparse
