@@ -227,7 +227,8 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
             policy.fail(f"the sampler's log-probabilities differ from the trainer's by {gap:.3g} nats a token, more than --max-gap {args.max_gap}: it has "
                         "old weights, another temperature or a coarser precision. The weights were left as they were")
         passes[-1]["grad_norm"] = policy.optimizer_step(model, optimizers, lr, args.max_grad_norm)
-    return {name: sum(one[name] for one in passes) / args.updates for name in passes[0]} | {"first_ratio": passes[0]["ratio"], "retries": retries}
+    first = {"first_ratio": passes[0]["ratio"], "sampler_gap": passes[0]["sampler_gap"], "retries": retries}  # before the policy moved
+    return {name: sum(one[name] for one in passes) / args.updates for name in passes[0]} | first
 
 
 def prepare_all(model, reference, batch: list[Rollout], token_budget: int, args) -> list[dict]:
@@ -444,6 +445,7 @@ def main() -> None:
     bar = run.steps(args.steps, "bi-level GRPO")
     for step in bar:
         start = time.time()
+        policy.seed_step(args.seed, step)
         places = range(rank, args.prompts, world)  # this rank's share of the prompts; a group is never split
         indices = policy.batch_indices(step, args.prompts, len(fitting), args.seed)
         sampler.load(model)
@@ -453,10 +455,10 @@ def main() -> None:
         for group in groups:
             assign_credit(group, args)
         scored = time.time()
-        record = {"step": step, "lr": policy.learning_rate(step, args.steps, args.lr, warmup=5)} | health(groups)
-        record["lost"] = policy.all_sum(torch.tensor(lost)).item()
+        record = {"step": step, "lr": policy.learning_rate(step, args.steps, args.lr, warmup=min(5, max(1, args.steps // 10)))} | health(groups)
+        record["lost"], retries = policy.all_sum(torch.tensor([lost, sampler.retries])).tolist()
         record |= update(model, optimizers, reference, [rollout for group in groups for rollout in group], record["lr"], args)
-        record["retries"] += sampler.retries
+        record["retries"] += retries
         record["warnings"] = warnings([*run.recent, record])
         for name in set(record["warnings"]).difference(*(before["warnings"] for before in [*run.recent][-1:])):
             policy.say(f"step {step}: {WARNINGS[name]}")

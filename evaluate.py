@@ -166,9 +166,8 @@ def mean_pass_at_k(raw: dict[str, list[bool]], k: int) -> float | None:
 
 def fingerprint(args, prompts: list) -> str:
     """What the lines of OUT.partial depend on: the model's files, the prompts, the settings of sampling, and the responses in a line."""
-    folder = Path(args.model)
-    files = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()) if folder.is_dir() else []
-    what = [str(args.model), files, prompts, args.samples, args.max_tokens, args.temperature, args.seed, args.sampler, BATCH]
+    model = policy.digest(Path(args.model)) if Path(args.model).is_dir() else ""
+    what = [str(args.model), model, prompts, args.samples, args.max_tokens, args.temperature, args.seed, args.sampler, BATCH]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 

@@ -20,10 +20,10 @@ import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import math
 import os
-import random
 import resource
 import shutil
 import signal
@@ -144,6 +144,7 @@ def save(model, tokenizer, path: Path) -> None:
         weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if rank():
         return
+    path = path.resolve()  # a link to another disk stays one
     temporary = path.with_name(path.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, state_dict=weights)
@@ -221,7 +222,7 @@ def is_field(name: str, value) -> bool:
         return isinstance(value, list) and all(isinstance(pair, list) and [type(text) for text in pair] == [str, str] for pair in value)
     if name == "task":
         return value in ("output", "input")
-    return isinstance(value, str) or name not in ("id", "code", "prompt", "response", "output", "instrumented", "call")
+    return isinstance(value, str) and (value or name != "prompt") or name not in ("id", "code", "prompt", "response", "output", "instrumented", "call")
 
 
 FREE = {"out", "fresh", "keep", "save_every", "dump_every", "token_budget", "sample_rows", "checkpointing", "sampler_memory",
@@ -235,14 +236,14 @@ class Run:
         metrics.jsonl            one line a step
         checkpoints/step-000100  the state after 100 steps; the newest --keep are kept
             model/               safetensors and tokenizer, opens with from_pretrained
-            state/               optimizers and random number generators, torch.distributed.checkpoint
+            state/               optimizers, torch.distributed.checkpoint
             run.json, metrics.jsonl, SHA256SUMS
         model                    the final weights
 
     A checkpoint is written under a temporary name, forced to disk and then renamed. A new run in the same folder takes the
     newest that agrees with its SHA256SUMS. Which examples a step trains on and what it samples depend on (seed, step, prompt,
-    rollout) alone, so the step is the position in the data, and the number of ranks may change in between. SIGTERM and Ctrl-C
-    let the step finish, save, and exit with 143 and 130.
+    rollout) alone, so the step is the position in the data, and the number of ranks may change in between; a model's dropout
+    depends on (seed, step, rank). SIGTERM and Ctrl-C let the step finish, save, and exit with 143 and 130.
     """
 
     def __init__(self, args):
@@ -253,8 +254,13 @@ class Run:
             with writing(args.out):
                 str(args.out).encode()  # tokenizers take no path that is not UTF-8
                 args.out.mkdir(parents=True, exist_ok=True)
+                for path in (args.model, args.data):
+                    if args.fresh and self.folder.resolve() in Path(path).resolve().parents:
+                        fail(f"--fresh would delete {path}, which this run reads; copy it, or take another --out")
                 if args.fresh and self.folder.exists():
                     shutil.rmtree(self.folder)
+                for unfinished in self.folder.glob("step-*.tmp"):  # of a kill while it was written
+                    shutil.rmtree(unfinished)
                 found[0] = newest_checkpoint(self.folder)
             self.settings = describe(args)
             if found[0]:
@@ -275,19 +281,16 @@ class Run:
         signal.signal(number, signal.SIG_DFL)
 
     def restore(self, model, optimizers: list) -> None:
-        """Optimizers and random number generators as the checkpoint left them, the metrics cut back to its step."""
+        """Optimizers as the checkpoint left them, the metrics cut back to its step."""
         from torch.distributed.checkpoint import load as load_state
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
         if self.newest:
             state = {"optimizer": get_optimizer_state_dict(model, optimizers)}
-            if self.rank < self.saved["ranks"]:
-                state["random"] = {str(self.rank): random_states()}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "torch.distributed is uninitialized": one process needs none
                 load_state(state, checkpoint_id=self.newest / "state")
             set_optimizer_state_dict(model, optimizers, state["optimizer"])
-            set_random_states(state.get("random", {}).get(str(self.rank)))
             self.recent.extend(map(json.loads, (self.newest / "metrics.jsonl").read_text().splitlines()))
         if self.rank == 0:
             with writing(self.args.out):
@@ -320,7 +323,7 @@ class Run:
             with writing(folder):
                 self._write(folder, done, model, tokenizer, optimizers)
         if stop:
-            say(f"stopped after {done} of {self.total} steps; the same command goes on from there")
+            say(f"stopped after {done} of {self.total} steps; the same command{', without --fresh,' * self.args.fresh} goes on from there")
             leave(128 + stop.item())
 
     def _write(self, folder: Path, done: int, model, tokenizer, optimizers: list) -> None:
@@ -331,11 +334,11 @@ class Run:
         if self.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            (temporary / "run.json").write_text(json.dumps(self.settings | {"step": done, "ranks": ranks()}, indent=2) + "\n")
+            (temporary / "run.json").write_text(json.dumps(self.settings | {"step": done}, indent=2) + "\n")
             shutil.copyfile(self.args.out / "metrics.jsonl", temporary / "metrics.jsonl")
         if ranks() > 1:
             torch.distributed.barrier()
-        state = {"optimizer": get_optimizer_state_dict(model, optimizers), "random": {str(self.rank): random_states()}}
+        state = {"optimizer": get_optimizer_state_dict(model, optimizers)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             save_state(state, checkpoint_id=temporary / "state")
@@ -444,21 +447,6 @@ def newest_checkpoint(folder: Path) -> Path | None:
         say(f"{path} is damaged ({wrong[0]}); put aside, looking for the one before")
 
 
-def random_states() -> dict:
-    """The state of every random number generator of this process."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_random_states(states: dict | None) -> None:
-    if states:
-        random.setstate(states["python"])
-        np.random.set_state(states["numpy"])
-        torch.set_rng_state(states["torch"])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(states["cuda"])
-
-
 @contextmanager
 def writing(path: Path):
     """Ends the program with one line where a file cannot be written: disk full, folder read-only, a path that is not UTF-8."""
@@ -484,7 +472,7 @@ def memory_errors():
         if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         reason = str(error).strip().partition("\n")[0] or "out of memory"
-        fail(f"{reason}. Take a smaller model or less at a time (see --help), and give the command again to go on from what was saved")
+        fail(f"{reason}. Take a smaller model or less at a time (see --help), and give the command again (without --fresh) to go on from what was saved")
 
 
 def peak_memory() -> float:
@@ -549,6 +537,11 @@ def missing(batches: list) -> int:
     most = torch.tensor(len(batches), device=default_device())
     torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
     return int(most) - len(batches)
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed what a step may draw from torch's own generators: the dropout of a model that has some."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1)[0]))
 
 
 def batch_indices(step: int, batch: int, count: int, seed: int) -> list[int]:
@@ -703,8 +696,13 @@ def token_logprobs(model, prompts: list[list[int]], responses: list[list[int]], 
     targets = torch.tensor([token for response in responses for token in response], device=model.device)  # [N]
     if hasattr(model, "sharded_logprobs"):  # what FSDP wraps, see shard
         return model.sharded_logprobs(_hidden, prompts, responses, targets, temperature, chunk)
-    shared = len(set(map(tuple, prompts))) < len(prompts) and not model.is_gradient_checkpointing
+    shared = len(set(map(tuple, prompts))) < len(prompts) and not model.is_gradient_checkpointing and not slides(model)
     return _logprobs(model, _hidden_shared if shared else _hidden, prompts, responses, targets, temperature, chunk)
+
+
+def slides(model) -> bool:
+    """True if a layer sees only the last places of a row: its cache keeps those alone, padding among them."""
+    return "sliding_attention" in (getattr(model.config, "layer_types", None) or ())
 
 
 def precision(model):
@@ -783,9 +781,9 @@ def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: i
     """
     model.eval()
     results: list = [None] * len(prompts)
-    by_length = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
-    for first in range(0, len(prompts), max(1, max_rows // n)):
-        chosen = by_length[first:first + max(1, max_rows // n)]
+    by_length, size = sorted(range(len(prompts)), key=lambda p: len(prompts[p])), max(1, max_rows // n)
+    lengths = itertools.groupby(by_length, lambda p: slides(model) and len(prompts[p]))  # a window has no room for padding
+    for chosen in (some[first:first + size] for some in (list(part) for _, part in lengths) for first in range(0, len(some), size)):
         uniforms = None
         if temperature > 0:
             uniforms = torch.tensor(np.stack([np.random.default_rng([*seeds[p], rollout]).random(max_tokens)
@@ -846,7 +844,7 @@ def _decode_loop(model, ends: list[int], prompts, n: int, max_tokens: int, tempe
     device, width = model.device, max(map(len, prompts))
     cache = _roomy_cache(model.config)
     hidden, mask = read_prompts(model, prompts, cache)
-    sliding = any(cache.is_sliding)  # such a window counts places in the row, and the model makes its own mask of which are padding
+    sliding = slides(model)  # a window counts places in the row, and the model makes its own mask
     c = 1 if sliding else max(c for c in range(1, 9) if n % c == 0 and (c == 1 or c * max_tokens <= 2048))
     rows = len(prompts) * n // c
     cache.batch_repeat_interleave(n // c)

@@ -119,6 +119,10 @@ def test_jobs_wait_for_what_they_need_and_are_done_once(tmp_path):
     assert ablation.run_all([begun], 1, tmp_path) == [] and (tmp_path / "f").exists()
     with pytest.raises(SystemExit):  # what another command made is not taken for this one's
         ablation.run_all([job("a", code="open({!r}, 'w')")], 1, tmp_path)
+    made, out = ablation.stamp(tmp_path / "a"), tmp_path / "runs"  # a stamp names no folder of the runs: they may move, or have another name
+    made.write_text(f"x.py --out {out}/seed-0/sft")
+    for name in (out, Path("other")):
+        assert ablation.shown(f"x.py --out {name}/seed-0/sft", name) == ablation.shown(made.read_text(), out) == "x.py --out seed-0/sft"
     failed = ablation.run_all([job("e", "d"), job("d", code="import sys; sys.exit(3)")], 1, tmp_path)
     assert failed == [f"d: exit code 3, see {tmp_path / 'logs' / 'd.log'}", "e: not begun, what it needs is missing"]
 

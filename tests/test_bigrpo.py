@@ -627,6 +627,8 @@ def test_two_updates_with_kl_are_two_steps_of_the_printed_loss(kind):
     assert metrics["kl"] == pytest.approx(divergence / tokens(batch) / 2, rel=1e-4)
     assert metrics["ratio"] == pytest.approx(ratios / tokens(batch) / 2, rel=1e-4)
     assert metrics["clipped"] == pytest.approx(clipped / tokens(batch) / 2) and clipped > 10
+    gap = sum((o - torch.tensor(one.sample.logprobs)).abs().sum().item() for one, o in zip(batch, old)) / tokens(batch)
+    assert metrics["sampler_gap"] == pytest.approx(gap, rel=1e-4)  # of the policy that sampled, before its first update
 
 
 def test_a_long_gradient_is_shortened_to_the_limit_and_reported_as_it_was():

@@ -61,6 +61,17 @@ def test_a_signal_finishes_the_step_saves_and_leaves(folder, script, number, cod
     same(folder, script, out)
 
 
+def test_a_fresh_run_that_is_stopped_says_that_fresh_goes(folder):
+    out = folder / "fresh"
+    assert run(folder, "sft", out, "--fresh", prepare=replace, arguments=("policy.optimizer_step", 5, send, signal.SIGTERM)) == 143
+    assert "the same command, without --fresh, goes on from there" in said(out)
+    assert run(folder, "sft", out) == 0
+    same(folder, "sft", out)
+    model = out / "checkpoints/step-000012/model"  # what --fresh would delete before it is loaded
+    assert run(folder, "sft", out, "--fresh", "--model", model) == 2
+    assert f"--fresh would delete {model}" in said(out) and (model / "config.json").exists()
+
+
 def test_a_second_signal_stops_at_once(folder):
     out = folder / "twice"
     assert run(folder, "sft", out, prepare=replace, arguments=("policy.optimizer_step", 5, send, signal.SIGTERM, signal.SIGTERM)) == -signal.SIGTERM

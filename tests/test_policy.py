@@ -337,6 +337,20 @@ def test_layers_with_a_sliding_window_sample_the_same_where_it_reaches_everythin
     assert same(sample(prompts), policy.sample(sliding, Twelve(), prompts, 4, 20, 1.0, [(7, p) for p in range(len(prompts))]))
 
 
+def test_a_short_window_gives_prompts_of_unequal_length_what_each_has_alone():
+    # a cache that keeps the last six places only would keep a short prompt's padding, and not the prompt
+    config = type(model().config)(**model().config.to_dict() | {"use_sliding_window": True, "sliding_window": 6, "layer_types": ["sliding_attention"]})
+    sliding = type(model())(config)
+    sliding.load_state_dict(model().state_dict())
+    prompts = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11, 1, 2, 3, 4]] * 2
+    together = policy.sample(sliding, Twelve(), prompts[:2], 4, 20, 1.0, [(7, 0), (7, 1)])
+    assert same(together, [policy.sample(sliding, Twelve(), [prompt], 4, 20, 1.0, [(7, p)])[0] for p, prompt in enumerate(prompts[:2])])
+    responses = [[1] * 9, [2] * 9, [3] * 9, [4] * 9]
+    logprobs = policy.token_logprobs(sliding, prompts, responses)[0]
+    alone = [policy.token_logprobs(sliding, [prompt], [response])[0] for prompt, response in zip(prompts, responses)]
+    torch.testing.assert_close(logprobs, torch.cat(alone), rtol=0, atol=1e-4)
+
+
 def test_every_rollout_and_every_prompt_has_its_own_stream():
     same_prompt = sample([[1, 2]] * 3, n=4)
     assert len({tuple(one.ids) for some in same_prompt for one in some}) > 9  # of 12; a few short ones may coincide

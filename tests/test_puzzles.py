@@ -74,6 +74,7 @@ def test_the_constructs_of_short_functions_occur():
 def test_shape_ignores_names_spaces_and_quotes_but_not_code():
     code = "def f(text, n):\n    return text.replace('a', 'b')[n:]"
     assert puzzles.shape(code) == puzzles.shape('def f(s,k):\n    return s.replace("a", "b")[k:]\n')
+    assert puzzles.shape(code) == puzzles.shape("def f(str, id):\n\n    return str.replace('a', 'b')[id:]")  # blank lines, names of builtins
     for other in (code.replace("replace", "strip"), code.replace("'b'", "'c'"), code.replace("[n:]", "[:n]"), code.replace("text.", "n.")):
         assert puzzles.shape(code) != puzzles.shape(other), other
 

@@ -290,13 +290,15 @@ def test_equal_labels_are_seeds(tmp_path):
 
 
 def test_results_of_one_name_are_told_apart(tmp_path, monkeypatch, capsys):
-    for model in ("sft", "rl"):
-        (tmp_path / model).mkdir()
-        result_file(tmp_path / model / "test.json", "toy", True)
-    monkeypatch.setattr(sys, "argv", ["report.py", "--results", *(str(tmp_path / model / "test.json") for model in ("sft", "rl")), "--out", str(tmp_path / "out")])
+    monkeypatch.chdir(tmp_path)
+    paths = [Path(run, "eval/test.json") for run in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        result_file(path, "toy", True)
+    monkeypatch.setattr(sys, "argv", ["report.py", "--results", *map(str, paths), "--out", "out"])
     report.main()
     text = (tmp_path / "out/report.md").read_text()
-    assert "| sft/test " in text and "| rl/test " in text and "mean of" not in text  # two models are no seeds of one
+    assert "| one/eval/test " in text and "| two/eval/test " in text and "mean of" not in text  # two models are no seeds of one
 
 
 def test_what_was_not_judged_is_not_wrong():

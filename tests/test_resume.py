@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import policy
 from runs import WORDS, finish, kill_at, launch, metrics, run, start, tiny, weights
@@ -83,7 +84,7 @@ def test_the_run_folder_and_each_checkpoint_hold_what_repeats_the_run(folder):
     assert settings["settings"]["seed"] == "0" and settings["command"][0] == "bigrpo" and {"torch", "python"} <= settings["versions"].keys()
     assert settings.keys() >= {"command", "settings", "digests", "versions", "git"}
     saved = json.loads((folder / "bigrpo" / "checkpoints" / "step-000012" / "run.json").read_text())
-    assert saved == settings | {"step": 12, "ranks": 1}
+    assert saved == settings | {"step": 12}
     assert policy.load(str(folder / "bigrpo" / "checkpoints" / "step-000012" / "model"))[0].config.model_type == "qwen2"
 
 
@@ -100,6 +101,30 @@ def demo(path: Path) -> dict[str, bytes | list]:
         assert finish(launch(script, log, *words)) == 0, log.read_text()
     files = ["toy/sft.jsonl", "toy/rl.jsonl", "sft.jsonl", "rl.jsonl", "toy/model/model.safetensors", "sft/model/model.safetensors", "bigrpo/model/model.safetensors"]
     return {name: (path / name).read_bytes() for name in files} | {script: metrics(path / script) for script in SCRIPTS}
+
+
+def test_a_short_run_reaches_its_learning_rate(folder):
+    for script in SCRIPTS:
+        assert max(record["lr"] for record in metrics(folder / script)) == 1e-2
+
+
+def test_what_torch_draws_in_a_step_depends_on_seed_step_and_rank(monkeypatch):
+    def draw(*place):
+        policy.seed_step(*place)
+        return torch.rand(4).tolist()
+
+    assert draw(3, 5) == draw(3, 5) and len({tuple(draw(*place)) for place in ((3, 5), (3, 6), (4, 5))}) == 3
+    first = draw(3, 5)
+    monkeypatch.setenv("RANK", "1")
+    assert draw(3, 5) != first
+
+
+def test_a_model_that_is_a_link_stays_one(tmp_path):
+    tiny(tmp_path)
+    (tmp_path / "big").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "big")
+    policy.save(*policy.load(str(tmp_path / "model")), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "big/model.safetensors").read_bytes() == weights(tmp_path)
 
 
 def test_one_seed_gives_the_same_demo_bit_for_bit(tmp_path):

@@ -82,6 +82,10 @@ def test_blank_lines_are_no_examples(tmp_path, capsys):
     with pytest.raises(SystemExit):
         policy.read_jsonl(path, ("prompt",))
     assert f"{path}: line 3: " in capsys.readouterr().err
+    path.write_text('{"prompt": ""}\n')  # nothing would predict its response's first token
+    with pytest.raises(SystemExit):
+        policy.read_jsonl(path, ("prompt",))
+    assert f"{path}: line 1: the field 'prompt' holds ''" in capsys.readouterr().err
 
 
 def test_a_run_leaves_settings_metrics_and_a_checkpoint_and_repeats_from_its_seed(folder, monkeypatch):

@@ -245,27 +245,29 @@ def stamp(product: Path) -> Path:
     return product.parent.with_name(f".{product.parent.name}-{product.name}.command")
 
 
-def shown(command: list[str]) -> str:
-    return " ".join(command[1:]).replace(f"{ROOT}/", "")
+def shown(command: str, out: Path) -> str:
+    """A command as it stands in a stamp: without the folders of the project and of the runs, which may move."""
+    return command.replace(f"{ROOT}/", "").replace(f"{out}/", "")
 
 
-def is_done(job: Job) -> bool:
+def is_done(job: Job, out: Path) -> bool:
     """True if all its products are there; ends the program if one was made by another command."""
     for product, command in job.commands:
         if product.exists():
-            made = stamp(product).read_text() if stamp(product).exists() else "(not known)"
-            if made != shown(command):
+            made = shown(stamp(product).read_text(), out) if stamp(product).exists() else "(not known)"
+            if made != shown(" ".join(command[1:]), out):
                 policy.fail(f"{product} was made by another command, {made}; take another --out, or remove its seed's folder")
     return all(product.exists() for product, _ in job.commands)
 
 
-def run_job(job: Job, log: Path, started: list) -> str:
+def run_job(job: Job, out: Path, started: list) -> str:
     """Do what is not done yet; "" or what failed. The processes are added to `started`."""
+    log = out / "logs" / (job.name.replace(": ", "-").replace(" ", "-") + ".log")
     for product, command in job.commands:
         if not product.exists():
             for path in (log, stamp(product)):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            stamp(product).write_text(shown(command))
+            stamp(product).write_text(shown(" ".join(command[1:]), out))
             with log.open("a") as file:
                 process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
                 started.append(process)
@@ -278,7 +280,7 @@ def run_all(jobs: list[Job], count: int, out: Path) -> list[str]:
     """Do the jobs in order, `count` at a time; one whose needs failed is left out. What failed, a line each."""
     from tqdm import tqdm
 
-    waiting = [job for job in jobs if not is_done(job)]
+    waiting = [job for job in jobs if not is_done(job, out)]
     failed, running, started = [], {}, []
     with ThreadPoolExecutor(count) as pool, tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc="ablation", smoothing=0) as bar:
         try:
@@ -286,7 +288,7 @@ def run_all(jobs: list[Job], count: int, out: Path) -> list[str]:
                 ready = [job for job in waiting if all(path.exists() for path in job.needs)]
                 for job in ready[:count - len(running)]:
                     waiting.remove(job)
-                    running[pool.submit(run_job, job, out / "logs" / (job.name.replace(": ", "-").replace(" ", "-") + ".log"), started)] = job
+                    running[pool.submit(run_job, job, out, started)] = job
                 if not running:
                     failed += [f"{job.name}: not begun, what it needs is missing" for job in waiting]
                     break

@@ -30,10 +30,8 @@ Layout     `if a: b; c / d` stands on four lines: / ends one block, / / two. In 
 import argparse
 import ast
 import bisect
-import builtins
 import contextlib
 import itertools
-import keyword
 import random
 import re
 import statistics
@@ -826,21 +824,18 @@ class Writer:
 
 # ---- distinct programs, files, the comparison ----------------------------------------------------------------------------
 
-TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\.?[A-Za-z_]\w*|\n[ ]*|\S""")
-KEPT = {*dir(builtins), *keyword.kwlist}
-
-
 def shape(code: str) -> str:
-    """The program up to names, spaces and quotes: equal shapes are one program."""
-    names = {}
-
-    def plain(token):
-        if token[0] in "'\"":
-            return "'" + token[1:-1] + "'"
-        if (token[0].isalpha() or token[0] == "_") and token not in KEPT:
-            return names.setdefault(token, f"v{len(names)}")
-        return token
-    return " ".join(plain(token) for token in TOKEN.findall(code.strip()))
+    """The program up to its own names, layout and quotes: equal shapes are one program."""
+    tree, names = ast.parse(code), {}
+    nodes = list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, (ast.arg, ast.FunctionDef)) or isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.setdefault(next(value for _, value in ast.iter_fields(node)), f"v{len(names)}")  # the first field is the name
+    for node in nodes:
+        for field in ("id", "arg", "name"):
+            if getattr(node, field, None) in names:
+                setattr(node, field, names[getattr(node, field)])
+    return ast.dump(tree)
 
 
 def programs(count: int, seed: int, leave_out=frozenset()):
@@ -860,13 +855,12 @@ def calls(path: Path) -> list[dict]:
 
 
 def shapes(paths: list[Path]) -> set[str]:
-    """The shapes of the programs of benchmark files, as they are and as Python's own printer lays them out."""
+    """The shapes of the programs of benchmark files, of those that this Python reads."""
     found = set()
     for path in paths:
         for row in augment.program_rows(path, augment.FIELDS, runs=False):
-            found.add(shape(row["code"]))
-            with contextlib.suppress(SyntaxError):
-                found.add(shape(ast.unparse(ast.parse(row["code"]))))
+            with contextlib.suppress(SyntaxError, ValueError):
+                found.add(shape(row["code"]))
     return found
 
 
@@ -928,7 +922,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=toy.whole("layers", 1), default=8, help="layers of the model")
     parser.add_argument("--seed", type=toy.whole("count", 0), default=0)
     parser.add_argument("--leave-out", nargs="+", type=Path, default=[], metavar="FILE",
-                        help="JSONL files of programs: those equal to one of them up to names, spaces and quotes are not written")
+                        help="JSONL files of programs: those equal to one of them up to names, layout and quotes are not written")
     parser.add_argument("--compare", type=Path, metavar="FILE",
                         help="print how near the programs are to those of a JSONL file, and write nothing")
     return parser

@@ -286,7 +286,7 @@ def draw(axes, rows: list[dict], source: str, title: str, unit: str, names: dict
         mean = np.convolve(values, np.ones(window), "same") / np.convolve(np.ones(len(rows)), np.ones(window), "same")
         axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
         axes.plot(steps, mean, color=colour, linewidth=2, label=label, marker="o" if len(rows) == 1 else None)
-    axes.set(xlabel=f"optimizer step (bold: mean of {window})" if window > 1 else "optimizer step", ylabel=unit)
+    axes.set(xlabel=f"step (bold: mean of {window})" if window > 1 else "step", ylabel=unit)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(names) > 1:
@@ -526,7 +526,7 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     stems = [path.stem for path in args.results]
-    labels = [path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}" for path in args.results] if args.labels is None else args.labels
+    labels = [path.stem if stems.count(path.stem) == 1 else str(path.with_suffix("")) for path in args.results] if args.labels is None else args.labels
     if len(labels) != len(args.results) or min(args.groups, args.examples) < 1:
         parser.error("--labels needs one name for each of --results, and --groups and --examples at least 1")
     results = [parse_json(read(path), RESULT | ({"items": [ITEM]} if args.html else {}), str(path)) for path in args.results]
