@@ -20,7 +20,6 @@ import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
-import itertools
 import json
 import math
 import os
@@ -781,9 +780,13 @@ def sample(model, tokenizer, prompts: list[list[int]], n: int = 1, max_tokens: i
     """
     model.eval()
     results: list = [None] * len(prompts)
-    by_length, size = sorted(range(len(prompts)), key=lambda p: len(prompts[p])), max(1, max_rows // n)
-    lengths = itertools.groupby(by_length, lambda p: slides(model) and len(prompts[p]))  # a window has no room for padding
-    for chosen in (some[first:first + size] for some in (list(part) for _, part in lengths) for first in range(0, len(some), size)):
+    batches: list = []
+    for p in sorted(range(len(prompts)), key=lambda p: len(prompts[p])):
+        full = not batches or len(batches[-1]) == max(1, max_rows // n)
+        if full or slides(model) and len(prompts[p]) > len(prompts[batches[-1][0]]):  # a sliding window has no room for padding
+            batches.append([])
+        batches[-1].append(p)
+    for chosen in batches:
         uniforms = None
         if temperature > 0:
             uniforms = torch.tensor(np.stack([np.random.default_rng([*seeds[p], rollout]).random(max_tokens)
