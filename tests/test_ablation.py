@@ -162,8 +162,8 @@ def test_the_report_of_what_is_done(tmp_path, monkeypatch, capsys):
     assert text.startswith("`python tools/ablation.py --arms lam`, commit ") and (tmp_path / "results/curves.png").exists()
     assert "| SFT only | 1 | 0.0 | 0.0 | 33.3 | -33.3 | none | 7.0 | 0.0 | 33.3 | 0.0 | 33.3 | 0.0 | 1.0 |" in text
     line = next(line for line in text.splitlines() if line.startswith("| SFT + bi-level (lam = 0.3) minus SFT only | 1 |")).split(" | ")
-    assert line[2:5] == ["+100.0 [+100.0, +100.0]", "+0.0 [+0.0, +0.0]", "+0.0 [+0.0, +0.0]"] and "terminal" not in text
-    assert line[7].startswith("+50.0 [")  # sampled, both tasks: one of two right instead of none
+    assert line[2:4] == ["+100.0 [+100.0, +100.0]", "+0.0 [+0.0, +0.0]"] and line[5] == "+0.0 [+0.0, +0.0]" and "terminal" not in text
+    assert line[4].startswith("+50.0 [") and line[8].startswith("+50.0 [")  # both tasks, greedy and sampled: one of two right instead of none
     assert "minus without: SFT only: +0.0; SFT + bi-level (lam = 0.3): +0.0." in text  # (100 + 0) / 2 with, 50 without
     assert "| SFT + bi-level (lam = 0.3) | 1 | 5.000 to 10.000 |" in text  # 0.5 + k: the mean of k = 0 .. 9, and of all 20
     rows = [json.loads(line) for line in (tmp_path / "results/runs.jsonl").read_text().splitlines()]

@@ -18,7 +18,7 @@ so that fewer per prompt means more prompts: 4, 2, 1 and 0.5 epochs of them for 
 
 The table gives means over seeds, with 95% t intervals over seeds. Differences between two arms are paired by seed: again mean and t interval,
 and in brackets a bootstrap that draws seeds, then programs within each. With few seeds the bootstrap is too narrow; believe the first. Some
-thirty comparisons of seven numbers each are not corrected for their number.
+thirty comparisons of eight numbers each are not corrected for their number.
 """
 
 import argparse
@@ -90,7 +90,7 @@ SWEEPS = {
         ("length-free", "step advantage free of length"), ("no-return", "no step credit for the return"))}}
 ARMS = CORE | {name: arm for sweep in SWEEPS.values() for name, arm in sweep.items()}
 NEIGHBOURS = [("sft", "terminal"), ("sft", "bilevel"), ("sft", "step"), ("terminal", "step"), ("terminal", "bilevel"), ("step", "bilevel"), ("bilevel", "centred"), ("coupled", "bilevel"),
-              ("format", "rl-only"), ("rl-only", "bilevel"), ("sft", "sft-longer"), ("sft-longer", "bilevel"),
+              ("format", "rl-only"), ("sft", "rl-only"), ("rl-only", "bilevel"), ("sft", "sft-longer"), ("sft-longer", "bilevel"),
               *((f"{name}-sft", name) for name in SWEEPS["size"] if f"{name}-sft" in SWEEPS["size"]),
               *(("bilevel", name) for sweep in SWEEPS.values() for name in sweep if not name.startswith("sft") and not name.endswith("-sft"))]
 
@@ -407,8 +407,8 @@ def report(out: Path, folder: Path) -> None:
     lines += [[ARMS[name].label, str(len(some)), *(interval([row[column] for row in some]) for column in COLUMNS)] for name, some in by_arm.items() if some]
     anchors = [f"{ARMS[name].label}: {interval([(row['final_output'] + row['final_input']) / 2 - row['plain_final'] for row in some], '+')}"
                for name, some in by_arm.items() if some]
-    shown_of = {"test": ("final_output", "final_input", "step", "gap", "wrong_trace"), "sampled": ("final", "wrong_trace")}
-    differences = [["", "seeds", *(COLUMNS[name] for name in shown_of["test"]), "sampled: final", f"sampled: {COLUMNS['wrong_trace']}"]]
+    shown_of = {"test": ("final_output", "final_input", "final", "step", "gap", "wrong_trace"), "sampled": ("final", "wrong_trace")}
+    differences = [["", "seeds", *(COLUMNS.get(name, "final, both") for name in shown_of["test"]), "sampled: final", f"sampled: {COLUMNS['wrong_trace']}"]]
     for a, b in NEIGHBOURS:
         both = sorted({row["seed"] for row in by_arm[a]} & {row["seed"] for row in by_arm[b]})
         if both:
