@@ -808,24 +808,29 @@ def problem_of(original, first, second, max_anchors: int) -> str | None:
     """Why the runs of P, P' and P' under the second hash seed give no example; None if they do."""
     shown, again = printed(first), printed(second)
     if original.status != "ok":
-        return f"the program does not run: {original.status}"
+        return f"the program does not run: {why(original)}"
     if len(shown) > max_anchors or first.status == "output":
         return f"more than {max_anchors} anchors"
     if first.status != "ok":
-        return f"with its anchors the program does not run: {first.status}"
-    if (original.value, original.stdout) != (first.value, first.stdout):
-        return "the anchors change the result"
-    if not shown:
-        return "no anchor is printed"
+        return f"with its anchors the program does not run: {why(first)}"
     if any(" at 0x" in text for text in [first.value, *(text for _, text in shown)]):
         return "an address in the text"
+    if (original.value, original.stdout) != (first.value, first.stdout):
+        return "the anchors change the result, or it is another in each run"
+    if not shown:
+        return "no anchor is printed"
     if second.status != "ok":
-        return f"the run under another hash seed: {second.status}"
+        return f"the run under another hash seed: {why(second)}"
     if (first.value, shown) != (second.value, again):
         return "another text under another hash seed"
     if not rewards.same_literal(first.value, first.value):
         return "the result is no literal"
     return None
+
+
+def why(trace) -> str:
+    """The exception that ended a run, or its status."""
+    return trace.error.partition(":")[0] if trace.status == "error" else str(trace.status)
 
 
 def printed(trace) -> list[list[str]]:
@@ -966,7 +971,7 @@ def checked(row, source: str, number: int, fields: dict, runs: bool = True) -> d
     if "code" not in found:
         raise BadInput(f"{source}: line {number}: a program needs the text field `code`")
     if runs and not found.keys() & {"call", "input", "tests"}:
-        raise BadInput(f"{source}: line {number}: a program needs one of the text fields `call`, `input` and `tests`")
+        raise BadInput(f'{source}: line {number}: a program needs one of the text fields `call`, `input` and `tests`, such as `"input": "1, 2"`')
     return found
 
 

@@ -375,7 +375,7 @@ def explain() -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Bi-Level GRPO (arXiv 2605.11922).")
+    parser = argparse.ArgumentParser(description="Bi-Level GRPO (arXiv 2605.11922).", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     # what
     add("--model", default="runs/sft/model", help="checkpoint folder or Hugging Face id to start from")

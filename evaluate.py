@@ -250,6 +250,8 @@ def run(args) -> None:
     model, tokenizer = policy.load(args.model, weights=args.sampler == "transformers")
     encoded = [policy.encode_prompts(tokenizer, [question["prompt"] for question in part.questions]) for part in parts]
     lengths = [len(prompt) for prompts in encoded for prompt in prompts if policy.fits(model, prompt, args.max_tokens)]
+    if (total := sum(map(len, encoded))) > 2 * len(lengths):
+        policy.say(f"{total - len(lengths)} of {total} prompts do not fit the model's context with --max-tokens {args.max_tokens}; the toy reads those of --prompt bare")
     sampler = policy.make_sampler(args.sampler, args.model, model, tokenizer, max(lengths) + args.max_tokens) if lengths else None
     for part, prompts in zip(parts, encoded):
         samples = generate(sampler, model, prompts, part.partial, args)
@@ -258,11 +260,12 @@ def run(args) -> None:
                   "anchors": part.anchors, "n": len(part.questions), **numbers(items, args.seed), "without_anchors": part.without_anchors}
         if part.benchmark is not None:
             result |= part.benchmark.extra(items, lambda ids, values: mean(ids, values, args.seed))
+        done = "replaced" if part.out.exists() else "wrote"
         with policy.writing(part.out):  # whole or not at all
             temporary = part.out.with_name(part.out.name + ".tmp")
             temporary.write_text(json.dumps(result | {"items": items}))
             temporary.rename(part.out)
-        print(describe(result, part.out))
+        print(describe(result), f"  {done} {part.out}", sep="\n")
     for part in parts:  # not before all is done: a killed run samples nothing again
         part.partial.unlink()
 
@@ -351,7 +354,7 @@ def failure(sample, text: str, answer: str | None) -> str:
     return "no answer tag" if sample.ended else "cut at the length limit before an answer"
 
 
-def describe(result: dict, out: Path) -> str:
+def describe(result: dict) -> str:
     """A result for the terminal."""
     settings = result["settings"]
     lines = [f"{settings['model']} on {result['benchmark']}, {'with' if result['anchors'] else 'without'} anchors: {result['n']} examples, "
@@ -366,7 +369,7 @@ def describe(result: dict, out: Path) -> str:
     for what, counts in (("no answer", result["failures"]), ("no anchors in the prompt", result["without_anchors"]),
                          ("run of a program", {name: count for name, count in result["statuses"].items() if name not in ("ok", "error")})):
         lines += [f"  {count:5} {what}: {kind}" for kind, count in counts.items()]
-    return "\n".join([*lines, f"  written to {out}"])
+    return "\n".join(lines)
 
 
 def show(metric: dict) -> str:
@@ -391,6 +394,10 @@ def compare(args) -> None:
     drawn = resamples(len(first), args.seed)
     values, spreads = [percentages(part.sum(0)) for part in data], [percentages(drawn @ part) for part in data]
     print(f"{args.second} minus {args.first}, {len(first)} examples")
+    settings = [read_result(path).get("settings", {}) for path in (args.first, args.second)]
+    for name in ("data", "plain", "prompt", "samples", "temperature", "max_tokens"):
+        if (pair := [some.get(name) for some in settings])[0] != pair[1]:
+            print(f"  note: {name} was {pair[0]} and {pair[1]}")
     for name, label in METRICS.items():
         change = metric(values[1][name] - values[0][name], spreads[1][name] - spreads[0][name], len(first), False)
         low, high = change["interval"]
@@ -404,7 +411,7 @@ def read_json(path: Path):
     except OSError as error:
         policy.fail(f"{path}: {error.strerror}")
     except (ValueError, RecursionError) as error:
-        policy.fail(f"{path}: {error}")
+        policy.fail(f"{path}: not JSON: {error}")
 
 
 def read_result(path: Path) -> dict:
@@ -437,7 +444,7 @@ def score(args) -> None:
     passed = mean([name for name, some in raw.items() if some], [100 * float(np.mean(some)) for some in raw.values() if some], 0)
     print(f"{args.benchmark}: pass@1 {show(passed)}" + ("" if at[5] is None else f", pass@5 {at[5]:.1f}") +
           f" ({len(raw)} of {len(rows)} problems, {sum(counts.values())} generations)")
-    print("\n".join(f"  {count:6} {'right' if status == 'ok' else status}" for status, count in counts.most_common()))
+    print("\n".join(f"  {count:6} {({'ok': 'right', 'error': 'wrong'}).get(status, status)}" for status, count in counts.most_common()))
     if counts["missing"]:
         print(f"  {counts['missing']} programs need a package that is not installed here; they are left out", file=sys.stderr)
 
@@ -495,7 +502,11 @@ def main() -> None:
     if not words or words[0].startswith("--") and words[0] != "--help":
         words = ["run", *words]
     args = build_parser().parse_args(words)
-    {"run": run, "compare": compare, "score": score}[args.action](args)
+    try:
+        {"run": run, "compare": compare, "score": score}[args.action](args)
+    except KeyboardInterrupt:
+        policy.say("interrupted; the same command goes on from here")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

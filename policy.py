@@ -45,6 +45,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 ROWS = 1024 if torch.cuda.is_available() else 256  # responses that are sampled at a time
+MODELS = ". The toy's are made by `python toy.py` (runs/toy/model), `python sft.py` (runs/sft/model) and `python bigrpo.py` (runs/rl/model)."
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoding shows for a character whose bytes are not all there
 
 
@@ -82,6 +83,8 @@ def load(path: str, weights: bool = True):
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils.logging import disable_progress_bar
 
+    if not Path(path).is_dir() and (path.count("/") != 1 or Path(path).parent.exists()):
+        fail(f"{path}: no such folder{MODELS}")
     disable_progress_bar()  # of loading and saving, in the middle of the health line
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -94,8 +97,7 @@ def load(path: str, weights: bool = True):
                 model.generation_config = GenerationConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        fail(f"{path}: no checkpoint folder and no Hugging Face model that can be loaded ({reason}). The toy's are made by "
-             "`python toy.py` (runs/toy/model), `python sft.py` (runs/sft/model) and `python bigrpo.py` (runs/rl/model).")
+        fail(f"{path}: no checkpoint folder and no Hugging Face model that can be loaded ({reason}){MODELS}")
     if tokenizer.eos_token_id is None:
         fail(f"{path}: its tokenizer names no end token (eos_token), so no response would end")
     if weights:
@@ -209,7 +211,7 @@ def read_jsonl(path: Path, fields: tuple[str, ...]) -> list[dict]:
     except (OSError, EOFError, zlib.error) as error:
         fail(f"{path}: {getattr(error, 'strerror', None) or error} (augment.py writes examples; `make demo` makes the toy's from the start)")
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-        fail(f"{path}: line {number}: {getattr(error, 'msg', error)}")
+        fail(f"{path}: line {number}: not JSON: {getattr(error, 'msg', error)}")
     if not rows:
         fail(f"{path}: is empty")
     return rows
@@ -302,6 +304,8 @@ class Run:
         from tqdm import tqdm
 
         self.total = total
+        if self.saved["step"] >= total:
+            say(f"{self.args.out}: all {total} steps are done")
         return tqdm(range(self.saved["step"], total), desc=name, initial=self.saved["step"], total=total, disable=self.rank > 0)
 
     def log(self, record: dict) -> None:
@@ -354,6 +358,7 @@ class Run:
         """Write the final weights and give the signals back; a rank of several ends here."""
         with writing(self.args.out / "model"):
             save(model, tokenizer, self.args.out / "model")
+        say(f"wrote {self.args.out / 'model'}")
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         if ranks() > 1:
@@ -381,8 +386,9 @@ def git_commit() -> str | None:
 
 def refuse_other_settings(out: Path, then: dict, now: dict) -> None:
     """Ends the program if a setting that would change the result is not what it was, or a file is not what it was."""
+    digests = then["digests"].keys() & now["digests"].keys()
     then, now = (described["settings"] | described["digests"] for described in (then, now))
-    other = [f"{name} {str(now.get(name))[:30]} (was {str(then.get(name))[:30]})"
+    other = [f"{name} (what it holds has changed)" if name in digests else f"{name} {str(now.get(name))[:30]} (was {str(then.get(name))[:30]})"
              for name in sorted(then.keys() | now.keys()) if name not in FREE and then.get(name) != now.get(name)]
     if other:
         fail(f"{out} holds a run with other settings: {', '.join(other)}. Repeat them to go on, take another --out, or start again with --fresh")

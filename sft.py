@@ -21,7 +21,7 @@ import torch
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Supervised fine-tuning on the responses of examples.")
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter, description="Supervised fine-tuning on the responses of examples.")
     parser.add_argument("--model", default="runs/toy/model", help="checkpoint folder or Hugging Face id to start from")
     parser.add_argument("--data", type=Path, default=Path("runs/toy/sft_examples.jsonl"), help="JSONL from augment.py")
     parser.add_argument("--out", type=Path, default=Path("runs/sft"), help="folder for model, settings and metrics")

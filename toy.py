@@ -305,17 +305,15 @@ def whole(name: str, least: int, step: int = 1):
     """An argparse type: an integer from `least` on, below 2**31, that `step` divides."""
 
     def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value < 2**31 or value % step:
-            raise ValueError
-        return value
+        if not text.isdecimal() or not least <= int(text) < 2**31 or int(text) % step:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {name}: a whole number from {least} on{f', a multiple of {step}' * (step > 1)}")
+        return int(text)
 
-    parse.__name__ = name  # argparse says "invalid width value: '7'"
     return parse
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Make toy programs, a tokenizer and a tiny random model.")
+    parser = argparse.ArgumentParser(description="Make toy programs, a tokenizer and a tiny random model.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder to write to")
     parser.add_argument("--sft", type=whole("count", 0), default=8000, help="number of programs for sft.py")
     parser.add_argument("--rl", type=whole("count", 0), default=10240, help="number of programs for bigrpo.py")

@@ -66,7 +66,7 @@ def test_what_leaves_n_is_not_counted_in_n():
     assert evaluate.breakdown(items, 0)["reward_budget"]["value"] == 1.0
     left_out = [one | {"failure": "", "status": "missing"} for one in items[1:]]  # nothing is left to count, and that is said
     result = {"settings": {"model": "m", "temperature": "0"}, "benchmark": "b", "anchors": True, "n": 2, "without_anchors": {}}
-    assert "reward budget             none" in evaluate.describe(result | evaluate.numbers(left_out, 0), Path("out"))
+    assert "reward budget             none" in evaluate.describe(result | evaluate.numbers(left_out, 0))
 
 
 def test_without_a_right_answer_there_is_no_share_of_wrong_traces():
@@ -501,8 +501,9 @@ def test_a_run_killed_between_benchmarks_samples_nothing_twice(folder, tmp_path,
         return original(*some)
 
     monkeypatch.setattr(policy, "sample", sample)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stop:
         run(monkeypatch, *words)
+    assert stop.value.code == 130
     names = ["cruxeval-output-plain.json.partial", "cruxeval-output.json.partial", "mbpp.json.partial"]
     assert sorted(path.name for path in tmp_path.glob("*.partial")) == names
     run(monkeypatch, *words)

@@ -101,7 +101,7 @@ def test_other_data_or_another_model_under_the_same_name_is_refused(folder, tmp_
     assert run(tmp_path, "sft", tmp_path / "out") == 0
     (tmp_path / "examples.jsonl").write_text((tmp_path / "examples.jsonl").read_text().replace("a = 1", "a = 2"))
     assert run(tmp_path, "sft", tmp_path / "out") == 2
-    assert "other settings: data " in said(tmp_path / "out") and "model" not in said(tmp_path / "out").partition("Repeat")[0]
+    assert "other settings: data (what it holds has changed)" in said(tmp_path / "out") and "model" not in said(tmp_path / "out").partition("Repeat")[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

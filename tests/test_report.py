@@ -282,6 +282,15 @@ def test_the_papers_columns_are_those_of_the_method():
     assert [round((full[f"{name}-output"] + full[f"{name}-input"]) / 2, 2) for name in ("cruxeval", "lcb")] == [91.05, 86.45]
 
 
+def test_no_arguments_are_no_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in ([], ["--html"]):
+        monkeypatch.setattr(sys, "argv", ["report.py", *words])
+        with pytest.raises(SystemExit) as stop:
+            report.main()
+        assert stop.value.code == 2 and "give --results, --sft or --rl" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_equal_labels_are_seeds(tmp_path):
     results = [{"settings": {"model": "m", "data": "d", "temperature": "0.0"}, "n": 9, "tokens": {"value": 1.0},
                 "summary": {name: {"value": value, "interval": [1.0, 2.0]} for name in report.METRICS}} for value in (50.0, 60.0, 10.0)]

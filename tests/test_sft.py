@@ -74,6 +74,17 @@ def test_what_is_typed_is_what_stands_there_by_default():
                 assert str(action.type(str(action.default))) == str(action.default), action.dest
 
 
+@pytest.mark.parametrize("name", ["absent/model", "a/b/c", "{folder}/none", "other"])
+def test_a_model_that_is_not_there_is_not_looked_for_elsewhere(folder, monkeypatch, capsys, name):
+    monkeypatch.chdir(folder)
+    if name == "absent/model":
+        (folder / "absent").mkdir()  # a folder of the user's: no name of Hugging Face's
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_: pytest.fail("asked for it"))
+    with pytest.raises(SystemExit):
+        policy.load(name.format(folder=folder))
+    assert "no such folder. The toy's are made by" in capsys.readouterr().err
+
+
 def test_blank_lines_are_no_examples(tmp_path, capsys):
     path = tmp_path / "examples.jsonl"
     path.write_text('{"prompt": "a"}\n\n  \n{"prompt": "b"}\n')

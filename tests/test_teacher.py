@@ -202,7 +202,7 @@ def test_what_fails_twice_is_counted(on_reject):
     assert len(asked) == 5  # nothing is asked about a program that does not run
     assert {key: count for key, count in report.teacher.items() if "rejected" in key} == {
         "anchors: rejected: no reply (TimeoutError)": 1, "anchors: rejected: it does not parse": 1}
-    drops = {"the program does not run: error": 1}
+    drops = {"the program does not run: ZeroDivisionError": 1}
     if on_reject == "drop":
         drops |= {"the teacher's program: no reply (TimeoutError)": 1, "the teacher's program: it does not parse": 1}
     assert report.dropped == drops

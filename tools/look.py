@@ -81,6 +81,8 @@ def stats(path: Path) -> None:
         if example["anchors"]:
             anchors[len(example["anchors"])] += 1
             count.update(quirks(example))
+    if not tasks:
+        raise BadInput(f"{path}: is empty")
     print(f"{path}: " + ", ".join(f"{number} examples of {task} prediction" for task, number in tasks.items()))
     print(f"anchors per example: {spread(anchors)} (the paper's training set: mean 4.1, median 4, range 1-10)")
     print(f"characters of prompt and response: {spread(lengths)}")

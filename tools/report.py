@@ -334,7 +334,7 @@ i { font-style: normal; padding: .15rem 0; border-radius: 2px } i:hover { outlin
 """
 INTRO = """<p>A <b>group</b> is several rollouts of one prompt. Each predicts the state at every anchor, then the answer; r = 1 if it is what the interpreter found, else 0.<br>
 The <b>advantage</b> of a token is how hard training makes it likelier (blue) or less likely (orange): A_final of the answer, plus A of its step.<br>
-Look for a right answer with a wrong step: that step's block is paler than the rest, or orange. With a reward for the answer alone, all would be one blue.</p>"""
+Look for a right answer with a wrong step: that step's block is paler than the rest, or orange, if some other rollout has it right (else it keeps the answer's colour). With a reward for the answer alone, all would be one blue.</p>"""
 CONTROL = browse.CONTROL | {9: "\u2409"}
 
 
@@ -529,10 +529,15 @@ def main() -> None:
     labels = [path.stem if stems.count(path.stem) == 1 else str(path.with_suffix("")) for path in args.results] if args.labels is None else args.labels
     if len(labels) != len(args.results) or min(args.groups, args.examples) < 1:
         parser.error("--labels needs one name for each of --results, and --groups and --examples at least 1")
+    if not (args.results or args.sft or args.rl):
+        parser.error("give --results, --sft or --rl")
     results = [parse_json(read(path), RESULT | ({"items": [ITEM]} if args.html else {}), str(path)) for path in args.results]
     sft, rl = ([row for _, row in read_jsonl(folder, "metrics.jsonl", kind)] for folder, kind in ((args.sft, SFT), (args.rl, RL)))
     dumped = read_groups(args.rl)
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        fail(f"--out {args.out}: {problem.strerror}")
     parts = [results_table(results, args.results, labels), paper_tables(results), faithfulness_table(results, labels)] if labels else []
     parts += draw_results(results, labels, args.out)
     if sft or rl or not labels:
