@@ -307,7 +307,7 @@ def draw_curves(sft: list[dict], rl: list[dict], path: Path) -> None:
     panels[0, 0].yaxis.set_major_formatter("{x:g}")
     draw(panels[0, 1], rl, no_rl, "RL: rewards", "share right", {"final_reward": "final answer", "step_reward": "steps"})
     draw(panels[1, 0], rl, no_rl, "RL: entropy", "nats per response token", {"entropy": "entropy"})
-    draw(panels[1, 1], rl, no_rl, "RL: no signal, all rewards equal", "share",
+    draw(panels[1, 1], rl, no_rl, "RL: all rewards equal (nothing from Eq. 10)", "share",
          {"equal_groups": "groups (final answer)", "equal_columns": "columns (one step of a group)"})
     figure.savefig(path, dpi=130)
 
