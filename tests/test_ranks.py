@@ -78,9 +78,9 @@ def agree(one, other, steps):
     assert [record["step"] for record in runs.metrics(one)] == [record["step"] for record in runs.metrics(other)] == list(range(steps))
     for a, b in zip(runs.metrics(one), runs.metrics(other)):
         assert a.get("warnings") == b.get("warnings")
-        assert {**b, "warnings": 0} == pytest.approx({**a, "warnings": 0}, rel=1e-4, abs=1e-5)
+        assert {**b, "warnings": 0} == pytest.approx({**a, "warnings": 0}, rel=1e-3, abs=1e-5)  # Muon computes in bf16
     for name, value in weights(one).items():
-        torch.testing.assert_close(weights(other)[name], value, rtol=0, atol=1e-3)  # Muon computes in bf16
+        torch.testing.assert_close(weights(other)[name], value, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("script, words", [("sft", ["--epochs", 2, "--lr", 0.05]), ("bigrpo", ["--steps", 4, "--beta", 0.1, "--prompts", 5])])
