@@ -20,7 +20,7 @@ import toy
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
                               "transformers.models.qwen2.modeling_qwen2", "bigrpo", "sft"])
-WORDS = {"sft": ("--batch", 4, "--epochs", 6, "--lr", 1e-2),  # twelve steps each
+WORDS = {"sft": ("--batch", 4, "--epochs", 6, "--lr", 2e-3),  # twelve steps each
          "bigrpo": ("--steps", 12, "--prompts", 4, "--group", 4, "--max-tokens", 8, "--lr", 1e-2, "--beta", 0)}
 
 

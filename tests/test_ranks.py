@@ -78,12 +78,12 @@ def agree(one, other, steps):
     assert [record["step"] for record in runs.metrics(one)] == [record["step"] for record in runs.metrics(other)] == list(range(steps))
     for a, b in zip(runs.metrics(one), runs.metrics(other)):
         assert a.get("warnings") == b.get("warnings")
-        assert {**b, "warnings": 0} == pytest.approx({**a, "warnings": 0}, rel=1e-3, abs=1e-5)  # Muon computes in bf16
+        assert {**b, "warnings": 0} == pytest.approx({**a, "warnings": 0}, rel=1e-4, abs=1e-5)
     for name, value in weights(one).items():
-        torch.testing.assert_close(weights(other)[name], value, rtol=0, atol=1e-3)
+        torch.testing.assert_close(weights(other)[name], value, rtol=0, atol=1e-3)  # Muon computes in bf16
 
 
-@pytest.mark.parametrize("script, words", [("sft", ["--epochs", 2, "--lr", 0.05]), ("bigrpo", ["--steps", 4, "--beta", 0.1, "--prompts", 5])])
+@pytest.mark.parametrize("script, words", [("sft", ["--epochs", 2, "--lr", 4e-3]), ("bigrpo", ["--steps", 4, "--beta", 0.1, "--prompts", 5])])
 def test_two_ranks_end_where_one_process_does_also_when_they_are_stopped_on_the_way(folder, tmp_path, script, words):
     # five prompts on two ranks: three and two. Muon and AdamW, a reference model, checkpoints gathered from both; in RL's third
     # run SIGTERM reaches rank 0 only, which stops both once the checkpoint is sealed, and one process goes on from there
