@@ -1,9 +1,11 @@
 """The language model and what every training script needs: load and save, prompt to tokens, log-probabilities of response tokens,
 samplers, optimizers, ranks, and a run's folder with its checkpoints (`Run`).
 
-No other script knows chat templates, devices and samplers; sft.py, bigrpo.py and evaluate.py call it. Shapes: B sequences in a micro-batch, T tokens of the longest one, H hidden size, V vocabulary, and N response
-tokens of the micro-batch laid end to end. Everything a loss sees is flat, [N]: a token is in it because of where it
-stands in its list, never because of its value, so an end token is trained even where it is also the padding token.
+No other script knows chat templates, devices and samplers; sft.py, bigrpo.py and evaluate.py call it.
+
+Shapes: B sequences in a micro-batch, T tokens of the longest one, H hidden size, V vocabulary, and N response tokens of the
+micro-batch laid end to end. Everything a loss sees is flat, [N]: a token is in it because of where it stands in its list, never
+because of its value, so an end token is trained even where it is also the padding token.
 
 Choices made here, where the paper is silent:
 1. Temperature T divides the logits in the sampler and in the trainer alike; no top-k and no top-p.
@@ -83,7 +85,7 @@ def load(path: str, weights: bool = True):
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils.logging import disable_progress_bar
 
-    if not Path(path).is_dir() and (path.count("/") != 1 or Path(path).parent.exists()):
+    if not Path(path).is_dir() and (path.count("/") > 1 or "/" in path and Path(path).parent.is_dir()):  # no Hugging Face id, or a folder here
         fail(f"{path}: no such folder{MODELS}")
     disable_progress_bar()  # of loading and saving, in the middle of the health line
     try:
