@@ -1089,6 +1089,9 @@ def write(args) -> None:
         state.unlink(missing_ok=True)
     if not report.kept:
         raise BadInput(f"{' '.join(args.programs)}: " + ("every program was dropped" if report.programs else "holds no programs"))
+    asked, silent = (sum(count for what, count in report.teacher.items() if words in what) for words in (": asked", ": rejected: no reply"))
+    if asked and asked == silent:
+        raise BadInput(f"the teacher model gave no reply at all: {args.out} holds the rules teacher's work")
 
 
 def open_part(out: Path, part: Path):

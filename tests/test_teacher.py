@@ -394,6 +394,11 @@ def test_an_endpoint_that_fails_stops_the_run_and_shows_no_key(monkeypatch, caps
     assert "secret" not in printed + errors + "".join(path.read_text() for path in files[1].parent.iterdir())
 
 
+def test_a_teacher_that_never_replies_is_an_error_and_what_was_made_stays(monkeypatch, capsys, serve, files):
+    code, _, errors = command(monkeypatch, capsys, "--programs", files[0], "--out", files[1], "--teacher-url", serve(lambda *_: None).url)
+    assert code == 2 and "the teacher model gave no reply at all" in errors.splitlines()[-1] and files[1].exists()
+
+
 def test_no_endpoint(monkeypatch, capsys, serve, files):
     monkeypatch.setattr(teacher.endpoint, "__defaults__", (1.0, 0))
     code, _, errors = command(monkeypatch, capsys, "--programs", files[0], "--out", files[1], "--teacher-url", "http://127.0.0.1:9/v1")
