@@ -322,7 +322,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sft-difficulty", type=int, default=2, choices=range(1, 10), help="the same of the warm start")
     parser.add_argument("--width", type=whole("width", 32, 32), default=64, help="hidden size of the model, a multiple of 32")
     parser.add_argument("--layers", type=whole("layers", 1), default=4, help="layers of the model")
-    parser.add_argument("--seed", type=whole("count", 0), default=0, help="of programs and weights")
+    parser.add_argument("--seed", type=whole("seed", 0), default=0, help="of programs and weights")
     return parser
 
 

@@ -97,7 +97,7 @@ def test_no_program_of_the_benchmark_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("words, line", [
-    (["--sft", "-3"], "argument --sft: '-3' is no count: a whole number from 0 on"),
+    (["--sft", "-3"], "argument --sft: '-3' is no count: a whole number from 1 on"),
     (["--out", "runs/\udcff"], "the path is not UTF-8"),
     (["--compare", "no.jsonl"], "No such file or directory: 'no.jsonl'"),
     (["--compare", "wrong.jsonl", "--sft", "9"], "0 of 0 programs run: too few to compare")])

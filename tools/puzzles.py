@@ -920,7 +920,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rl", type=toy.whole("count", 0), default=4_000, help="number of programs for bigrpo.py, others than those")
     parser.add_argument("--width", type=toy.whole("width", 32, 32), default=640, help="hidden size of the model, a multiple of 32")
     parser.add_argument("--layers", type=toy.whole("layers", 1), default=8, help="layers of the model")
-    parser.add_argument("--seed", type=toy.whole("count", 0), default=0)
+    parser.add_argument("--seed", type=toy.whole("seed", 0), default=0, help="of programs and weights")
     parser.add_argument("--leave-out", nargs="+", type=Path, default=[], metavar="FILE",
                         help="JSONL files of programs: those equal to one of them up to names, layout and quotes are not written")
     parser.add_argument("--compare", type=Path, metavar="FILE",
