@@ -135,7 +135,7 @@ def test_two_ranks_with_an_engine_each_end_where_one_process_does(parts, tmp_pat
     (tmp_path / "run.py").write_text(test_ranks.RUN)
     for count in (1, 2):
         done = test_ranks.torchrun(count, tmp_path / "run.py", "bigrpo", "--sampler", "vllm", "--model", parts[3] / "model", "--data", parts[3] / "examples.jsonl",
-                                   *runs.WORDS["bigrpo"], "--steps", 4, "--prompts", 5, "--token-budget", 60, "--out", tmp_path / str(count))
+                                   *runs.WORDS["bigrpo"], "--lr", 5e-3, "--steps", 4, "--prompts", 5, "--token-budget", 60, "--out", tmp_path / str(count))
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
     one, two = runs.metrics(tmp_path / "1"), runs.metrics(tmp_path / "2")
     assert len(one) == len(two) == 4 and any(record["grad_norm"] > 1e-3 for record in one)
