@@ -542,13 +542,15 @@ def pieces(body: list[ast.stmt], after: int, before: int, known: dict[str, str],
     return found
 
 
-def known_between(between: list[ast.stmt], state: dict[str, str], now: dict[str, str], shown: set[str]) -> tuple[dict[str, str], set[str]]:
-    """(the values that the text between two anchors may use, the names that move between them).
+def known_between(function: ast.FunctionDef, after: int, before: int, state: dict[str, str], now: dict[str, str], shown: set[str],
+                  loops: tuple = ()) -> tuple[dict[str, str], set[str]]:
+    """(the values that the text between the anchors at two lines may use, the names that move between them); `loops` run in between, too.
 
     The values are those of the names shown so far, in `state`, at the first anchor. A name that moves until `now`, at the second, may be used
     only where a statement between them changes it by its name: what an alias, one of its rows or a function changes, no text can point to.
     """
-    moved, told = {key for key, value in state.items() if now.get(key, value) != value}, changed(*between)
+    between = [node for node in statements(function.body) if after < node.end_lineno and node.lineno < before]
+    moved, told = {key for key, value in state.items() if now.get(key, value) != value}, changed(*between, *loops)
     return {key: value for key, value in state.items() if key in shown and (key not in moved or key in told)}, moved
 
 
@@ -560,7 +562,7 @@ def reasoning(function: ast.FunctionDef, anchors: list[tuple], states: list[dict
     texts, previous = [""], 0
     shown = parameters(function)
     for (line, name, _), state, now in zip(anchors, states, states[1:]):
-        known, moved = known_between([node for node in statements(function.body) if previous < node.end_lineno and node.lineno < line], state, now, shown)
+        known, moved = known_between(function, previous, line, state, now, shown)
         found = pieces(function.body, previous if line > previous else 0, line, known, moved)
         texts.append("; ".join(found) or texts[-1])
         shown.add(name)
@@ -1121,6 +1123,11 @@ def resume(state: Path, part: Path, settings: dict, report: Report) -> int:
     return saved["bytes"]
 
 
+def overwritten(out: Path, paths):
+    """The first of these paths that is `out` by another name, None if none is."""
+    return next((path for path in paths if os.path.realpath(path) == os.path.realpath(out)), None)
+
+
 def save(path: Path, value: dict) -> None:
     """Write JSON such that the file is never seen half written."""
     temporary = path.with_name(path.name + ".tmp")
@@ -1223,8 +1230,8 @@ def main() -> None:
         parser.error("--show N and --stats need a FILE")
     if not (args.show or args.stats) and (args.file or not args.programs or not args.out):
         parser.error("--programs and --out are needed, or --show N FILE, or --stats FILE")
-    if args.out and (same := [name for name in [*(args.programs or []), *args.decontaminate] if os.path.realpath(name) == os.path.realpath(args.out)]):
-        parser.error(f"--out {args.out} would overwrite {same[0]}, which is read")
+    if args.out and (path := overwritten(args.out, [*(args.programs or []), *args.decontaminate])):
+        parser.error(f"--out {args.out} would overwrite {path}, which is read")
     if args.out and args.out.suffix == ".gz":
         parser.error(f"--out {args.out}: the examples are written as plain JSONL")
     if args.loop_anchors and (args.teacher != "rules" or args.teacher_url):

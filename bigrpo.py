@@ -455,7 +455,7 @@ def main() -> None:
         for group in groups:
             assign_credit(group, args)
         scored = time.time()
-        record = {"step": step, "lr": policy.learning_rate(step, args.steps, args.lr, warmup=min(5, max(1, args.steps // 10)))} | health(groups)
+        record = {"step": step, "lr": policy.learning_rate(step, args.steps, args.lr, warmup=5)} | health(groups)
         record["lost"], retries = policy.all_sum(torch.tensor([lost, sampler.retries])).tolist()
         record |= update(model, optimizers, reference, [rollout for group in groups for rollout in group], record["lr"], args)
         record["retries"] += retries

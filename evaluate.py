@@ -36,7 +36,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -272,9 +271,8 @@ def run(args) -> None:
 
 def refuse_overwriting(out: Path, *paths) -> None:
     """Ends the program where it would write over what it reads."""
-    for path in paths:
-        if os.path.realpath(path) == os.path.realpath(out):
-            policy.fail(f"--out {out} would overwrite {path}, which is read")
+    if path := augment.overwritten(out, paths):
+        policy.fail(f"--out {out} would overwrite {path}, which is read")
 
 
 def numbers(items: list[dict], seed: int) -> dict:
@@ -385,8 +383,9 @@ def show(metric: dict) -> str:
 def compare(args) -> None:
     """Print B - A per metric with the 95% interval of the paired bootstrap over examples."""
     first, second = ({} for _ in range(2))
-    for found, path in ((first, args.first), (second, args.second)):
-        for item in read_result(path)["items"]:
+    results = [read_result(path) for path in (args.first, args.second)]
+    for found, result in zip((first, second), results):
+        for item in result["items"]:
             found.setdefault(item["id"], []).append(item)
     if first.keys() != second.keys():
         policy.fail(f"{args.first} and {args.second} are not about the same examples")
@@ -394,9 +393,8 @@ def compare(args) -> None:
     drawn = resamples(len(first), args.seed)
     values, spreads = [percentages(part.sum(0)) for part in data], [percentages(drawn @ part) for part in data]
     print(f"{args.second} minus {args.first}, {len(first)} examples")
-    settings = [read_result(path).get("settings", {}) for path in (args.first, args.second)]
     for name in ("data", "plain", "prompt", "samples", "temperature", "max_tokens"):
-        if (pair := [some.get(name) for some in settings])[0] != pair[1]:
+        if (pair := [result.get("settings", {}).get(name) for result in results])[0] != pair[1]:
             print(f"  note: {name} was {pair[0]} and {pair[1]}")
     for name, label in METRICS.items():
         change = metric(values[1][name] - values[0][name], spreads[1][name] - spreads[0][name], len(first), False)

@@ -636,7 +636,8 @@ def make_optimizers(model, name: str, lr: float, weight_decay: float = 0.0) -> l
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
-    """The rate at step 0..steps-1: a linear warm-up over `warmup` steps, then linear to zero."""
+    """The rate at step 0..steps-1: a linear warm-up over `warmup` steps, but no more than a tenth of all, then linear to zero."""
+    warmup = min(warmup, max(1, steps // 10))
     return peak * min((step + 1) / warmup, 1 - step / steps)
 
 

@@ -89,7 +89,7 @@ def main() -> None:
         start = time.time()
         policy.seed_step(args.seed, step)
         rows = policy.batch_indices(step, args.batch, len(prompts), args.seed)[rank::world]  # this rank's share
-        record = {"step": step, "lr": policy.learning_rate(step, steps, args.lr, warmup=min(50, max(1, steps // 10)))}
+        record = {"step": step, "lr": policy.learning_rate(step, steps, args.lr, warmup=50)}
         record |= train_step(model, optimizers, [prompts[i] for i in rows], [responses[i] for i in rows], args.token_budget, record["lr"])
         run.log(record | {"timing": {"step_s": time.time() - start}})
         run.save(step + 1, model, tokenizer, optimizers)

@@ -431,9 +431,10 @@ def test_failures_by_kind():
     assert evaluate.failure(cut, "<answer>1</answer>x", "1") == ""
 
 
-def test_a_prompt_beyond_the_context_is_a_counted_wrong_answer(folder, tmp_path, monkeypatch):
+def test_a_prompt_beyond_the_context_is_a_counted_wrong_answer(folder, tmp_path, monkeypatch, capsys):
     run(monkeypatch, "--model", folder / "model", "--data", folder / "examples.jsonl", "--max-tokens", 512, "--limit", 2, "--out", tmp_path / "out.json")
     result = json.loads((tmp_path / "out.json").read_text())
+    assert "2 of 2 prompts do not fit the model's context with --max-tokens 512" in capsys.readouterr().err
     assert result["failures"] == {"prompt longer than the context": 2} and result["summary"]["final"]["value"] == 0.0
     assert all(set(one["steps"]) == {0.0} for one in result["items"])  # and its steps count as wrong
 
@@ -556,6 +557,13 @@ def test_a_committed_input_runs_once(folder, monkeypatch):
     monkeypatch.setattr(rewards.sandbox, "trace_inputs", lambda program, entry, texts: [rewards.sandbox.Trace(rewards.sandbox.Status.LOST)] * len(texts))
     [lost] = evaluate.score_responses(None, evaluate.Part("", None, True, Path(), None, [example | {"shown": ""}], {}), [[policy.Sample([], [], True)]])
     assert lost["final"] == 0.0 and lost["status"] == "lost"  # wrong, and said why
+
+
+def test_a_comparison_names_the_settings_that_differ(tmp_path, monkeypatch, capsys):
+    for name, temperature in (("a", "0.0"), ("b", "1.0")):
+        (tmp_path / name).write_text(json.dumps({"items": ITEMS, "settings": {"temperature": temperature, "data": "d"}}))
+    run(monkeypatch, "compare", tmp_path / "a", tmp_path / "b")
+    assert [line for line in capsys.readouterr().out.splitlines() if "note" in line] == ["  note: temperature was 0.0 and 1.0"]
 
 
 @pytest.mark.parametrize("content", ['{"items": [3]}', '{"items": [{"id": "a"}]}', '{"items": {"a": 1}}', "[1]"])

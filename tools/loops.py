@@ -72,8 +72,7 @@ def reasoning(function: ast.FunctionDef, anchors: list[tuple], states: list[dict
     shown = parameters(function)
     for (line, name, _), state, now in zip(anchors, states, states[1:]):
         loop, left = counters.around(line), counters.around(previous)
-        between = [node for node in statements(function.body) if previous < node.end_lineno and node.lineno < line]
-        known, moved = known_between([*between, *filter(None, (loop, left))], state, now, shown)
+        known, moved = known_between(function, previous, line, state, now, shown, tuple(filter(None, (loop, left))))
         number, found, body = counters.iteration(loop, now), [], function.body
         if number and loop is left and line > previous and number == counters.iteration(loop, state):
             body, after = loop.body, previous  # the same iteration goes on
