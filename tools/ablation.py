@@ -8,12 +8,13 @@
 Every seed is a pipeline of its own: programs, initial weights, SFT, sampling. Its arms start from the same SFT checkpoint and get the
 same number of rollouts and of updates; an arm that changes the data has an SFT of its own, of as many updates. Both tasks, output and
 input prediction, are trained and tested together; a tenth of the SFT examples have no anchors. SFT sees one or two statements before
-the return, RL and the test two or three, so RL also has longer programs to learn from: "SFT only, longer programs" is the control. A second
-test has about five statements, and more branches and loops.
+the return, RL and the test two or three, so RL also has longer programs to learn from: "SFT only, longer programs" is the control, and RL from
+there has no programs of another kind than SFT had. A second test has about five statements, and more branches and loops.
 
 RL only starts from an SFT of FORMAT epochs ("format SFT" in the table), because a random model never writes the format and so is never
 rewarded. Prompts are bare, so without decoupled tasks only the form of the response is another: in output prediction it copies the input
-first, as in input prediction. One learning rate for all arms, that of the demo, which was chosen for bi-level. In the sweep over G the rollouts are as many,
+first, as in input prediction. One learning rate for all arms and no KL, as in the demo, whose rate was chosen for bi-level: the sweep "gentle" has
+terminal at a third of the rate, and with the KL of DeepSeekMath's GRPO. In the sweep over G the rollouts are as many,
 so that fewer per prompt means more prompts: 4, 2, 1 and 0.5 epochs of them for G = 2, 4, 8 and 16. The variants are changes of bigrpo.py's functions, below.
 
 The table gives means over seeds, with 95% t intervals over seeds. Differences between two arms are paired by seed: again mean and t interval,
@@ -52,6 +53,7 @@ EPOCHS, FORMAT = 3, 1  # of SFT, over 4,000 programs of both tasks: 1,500 and 50
 TOY = ["--sft", 4000, "--rl", 1600, "--test", 400]
 LONGER = ["--sft", 0, "--rl", 0, "--test", 200, "--difficulty", 5]
 DROPPED = ("--drop-anchors", 0.2)  # in training only
+LONG = ("--sft-difficulty", 3)  # SFT on programs as long as RL's
 TESTS = {"plain": ("test", "--plain"), "longer": ("longer",), "sampled": ("test", "--temperature", 1), "test": ("test",)}  # on which examples, and how
 RL = ["--steps", 100, "--beta", 0, "--dump-every", 1000, "--save-every", 30, "--keep", 1]
 
@@ -81,7 +83,13 @@ SWEEPS = {
     "group": {f"group-{g}": Arm(f"bi-level, {256 // g} prompts x G = {g}", ("--group", g, "--prompts", 256 // g)) for g in (2, 4, 16)},
     "dropout": {"dropout": Arm("bi-level, 20% of anchors dropped", data=DROPPED)},
     "loops": {"loops": Arm("bi-level, two iterations of a loop anchored", data=("--loop-anchors", 2))},  # its steps are others: compare answers
-    "longer": {"sft-longer": Arm("SFT only, longer programs", rl=None, toy=("--sft-difficulty", 3))},
+    "longer": {"sft-longer": Arm("SFT only, longer programs", rl=None, toy=LONG),  # then RL sees the distribution that SFT saw
+               "terminal-longer": Arm("SFT on longer programs + terminal", ("--advantage", "terminal"), toy=LONG),
+               "step-longer": Arm("SFT on longer programs + step", ("--lam", 0), toy=LONG),
+               "bilevel-longer": Arm("SFT on longer programs + bi-level", toy=LONG)},
+    "gentle": {"terminal-slow": Arm("SFT + terminal, a third of the rate", ("--advantage", "terminal", "--lr", 3e-4)),  # is terminal's fall one of the rate?
+               "terminal-kl": Arm("SFT + terminal, KL (beta = 0.04)", ("--advantage", "terminal", "--beta", 0.04)),
+               "bilevel-slow": Arm("SFT + bi-level, a third of the rate", ("--lr", 3e-4))},
     "size": {f"{kind}-{size}{'-sft' * (rl is None)}": Arm(f"{'SFT only' if rl is None else 'bi-level'}, {kind} {size}", rl, toy=(flag, size), start=epochs)
              for kind, flag, size, epochs in (("width", "--width", 32, EPOCHS), ("width", "--width", 128, EPOCHS),
                                               ("programs", "--sft", 1000, 4 * EPOCHS), ("programs", "--sft", 2000, 2 * EPOCHS)) for rl in (None, ())},
@@ -91,8 +99,10 @@ SWEEPS = {
 ARMS = CORE | {name: arm for sweep in SWEEPS.values() for name, arm in sweep.items()}
 NEIGHBOURS = [("sft", "terminal"), ("sft", "bilevel"), ("sft", "step"), ("terminal", "step"), ("terminal", "bilevel"), ("step", "bilevel"), ("bilevel", "centred"), ("coupled", "bilevel"),
               ("format", "rl-only"), ("sft", "rl-only"), ("rl-only", "bilevel"), ("sft", "sft-longer"), ("sft-longer", "bilevel"),
+              *(("sft-longer", f"{name}-longer") for name in ("terminal", "step", "bilevel")), ("terminal-longer", "bilevel-longer"), ("step-longer", "bilevel-longer"),
+              ("terminal", "terminal-slow"), ("terminal-slow", "bilevel-slow"), ("bilevel", "bilevel-slow"), ("terminal", "terminal-kl"), ("terminal-kl", "bilevel"),
               *((f"{name}-sft", name) for name in SWEEPS["size"] if f"{name}-sft" in SWEEPS["size"]),
-              *(("bilevel", name) for sweep in SWEEPS.values() for name in sweep if not name.startswith("sft") and not name.endswith("-sft"))]
+              *(("bilevel", name) for key, sweep in SWEEPS.items() if key not in ("longer", "gentle") for name in sweep if not name.endswith("-sft"))]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
