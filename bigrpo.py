@@ -169,7 +169,7 @@ def score(groups: list[list[Rollout]]) -> int:
     flat = [rollout for group in groups for rollout in group]
     parsed, examples = [rollout.parsed for rollout in flat], [rollout.example for rollout in flat]
     traces = rewards.traces_of_inputs(parsed, examples)
-    steps, masks, finals = rewards.score_many(parsed, examples, traces)
+    steps, masks, finals = rewards.score_parsed(parsed, examples, traces)
     for rollout, step_rewards, mask, final in zip(flat, steps, masks, finals):
         if not all(map(math.isfinite, [*step_rewards, final])):
             policy.fail(f"example {rollout.example['id']}: a reward is not finite; the weights were left as they were")

@@ -319,7 +319,7 @@ def score_responses(tokenizer, part: Part, samples: list[list[policy.Sample]]) -
     asked, texts = [questions[q] for q, _ in flat], ["" if s is None else policy.decode(tokenizer, s.ids, s.ended)[0] for _, s in flat]
     parsed = [rewards.parse(text) for text in texts]
     traces = rewards.traces_of_inputs(parsed, asked)
-    steps, masks, finals = rewards.score_many(parsed, asked, traces)
+    steps, masks, finals = rewards.score_parsed(parsed, asked, traces)
     answers = [response.answer for response in parsed]
     statuses = ["lost" if trace is not None and trace.status == "lost" else "" for trace in traces]  # it counts as wrong
     if benchmark is not None:

@@ -8,10 +8,7 @@ states are those of a run on that input, because the example's own input is only
 
     import rewards
     steps, mask, final = rewards.score(response, example)                  # n floats, n booleans, 0.0 or 1.0
-
-    parsed = [rewards.parse(response) for response in responses]           # the same, batched
-    traces = rewards.traces_of_inputs(parsed, examples)
-    steps, masks, finals = rewards.score_many(parsed, examples, traces)
+    steps, masks, finals = rewards.score_many(responses, examples)         # the same, batched; a list of each
 
 Departures from the paper, and decisions where it is silent:
 1. Blocks match by position only, name and value both exact: a block left out in the middle makes those after it wrong.
@@ -193,17 +190,22 @@ def traces_of_inputs(responses: list[Response], examples: list[dict]) -> list:
     return traces
 
 
-def score_many(responses: list[Response], examples: list[dict], traces: list) -> tuple[list[list[float]], list[list[bool]], list[float]]:
-    """Score responses[k] against examples[k], of either task: (step rewards, masks, finals), a list of each. traces: of traces_of_inputs."""
+def score_parsed(responses: list[Response], examples: list[dict], traces: list) -> tuple[list[list[float]], list[list[bool]], list[float]]:
+    """score_many of responses that are parsed and whose committed inputs have run; traces: of traces_of_inputs."""
     scores = [score_output(response, example) if example["task"] == "output" else score_input(response, example, trace)
               for response, example, trace in zip(responses, examples, traces, strict=True)]
     return [s[0] for s in scores], [s[1] for s in scores], [s[2] for s in scores]
 
 
+def score_many(responses: list[str], examples: list[dict]) -> tuple[list[list[float]], list[list[bool]], list[float]]:
+    """Score responses[k] against examples[k], of either task: (step rewards, masks, finals), a list of each."""
+    parsed = [parse(response) for response in responses]
+    return score_parsed(parsed, examples, traces_of_inputs(parsed, examples))
+
+
 def score(response: str, example: dict) -> tuple[list[float], list[bool], float]:
     """(step rewards [n], mask [n], final) of one response."""
-    parsed, examples = [parse(response)], [example]
-    steps, masks, finals = score_many(parsed, examples, traces_of_inputs(parsed, examples))
+    steps, masks, finals = score_many([response], [example])
     return steps[0], masks[0], finals[0]
 
 

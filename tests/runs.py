@@ -37,11 +37,11 @@ def tiny(path: Path) -> Path:
 def digits_are_right() -> None:
     """Reward every response that holds a digit: a random model gets nothing right, and without any reward the weights would never move."""
 
-    def score_many(responses: list, examples: list[dict], traces: list) -> tuple[list, list, list]:
+    def score_parsed(responses: list, examples: list[dict], traces: list) -> tuple[list, list, list]:
         finals = [float(any(letter.isdigit() for letter in response.answer)) for response in responses]
         return [[final, 0.0] for final in finals], [[True, True]] * len(finals), finals
 
-    rewards.parse, rewards.score_many = lambda text: rewards.Response(answer=text), score_many
+    rewards.parse, rewards.score_parsed = lambda text: rewards.Response(answer=text), score_parsed
 
 
 def _run(script: str, words: list[str], log: Path, rewarded: bool, prepare, *arguments) -> None:

@@ -327,8 +327,7 @@ def test_cruxeval():
     examples = list(augment.build(rows, task="both", report=report))
     assert report.programs == 100 and report.dropped["the anchors change the result, or it is another in each run"] == 0
     assert report.kept["output"] + report.dropped["another text under another hash seed"] + report.dropped["an address in the text"] == 100
-    parsed = [rewards.parse(example["response"]) for example in examples]
-    steps, masks, finals = rewards.score_many(parsed, examples, rewards.traces_of_inputs(parsed, examples))
+    steps, masks, finals = rewards.score_many([example["response"] for example in examples], examples)
     assert all(map(all, steps)) and all(map(all, masks)) and all(finals)
     outputs = {row["id"]: row["output"] for row in rows}
     assert all(rewards.same_literal(example["output"], outputs[example["id"].rpartition("-")[0]]) for example in examples)

@@ -229,7 +229,7 @@ def nan_rewards(result):
 @pytest.mark.parametrize("script, target, call, spoil, line", [  # a step of RL reads the rollouts without advantage apart: two calls
     ("sft", "policy.token_logprobs", 5, nan_logprobs, "the gradient is not finite"),
     ("bigrpo", "policy.token_logprobs", 9, nan_without_gradient, "a log-probability or the loss is not finite"),
-    ("bigrpo", "rewards.score_many", 5, nan_rewards, "a reward is not finite")])
+    ("bigrpo", "rewards.score_parsed", 5, nan_rewards, "a reward is not finite")])
 def test_a_number_that_is_none_stops_the_run_and_spares_the_weights(folder, script, target, call, spoil, line):
     out = folder / f"{script}-{spoil.__name__}"
     assert run(folder, script, out, prepare=poison, arguments=(target, call, spoil)) == 2

@@ -86,8 +86,7 @@ def test_examples(count, tmp_path, capsys):
             assert len(found) == sum(bool(line.strip()) for line in path.read_bytes().split(b"\n"))
             prompts, responses = sft.encode_examples(path, found, tokenizer, 10_000)
             assert len(prompts) == len(responses) == len(found)
-            parsed = [rewards.parse("<print>a: 1</print><answer>1</answer>")] * len(found)
-            steps, masks, finals = rewards.score_many(parsed, found, rewards.traces_of_inputs(parsed, found))
+            steps, masks, finals = rewards.score_many(["<print>a: 1</print><answer>1</answer>"] * len(found), found)
             assert all(math.isfinite(x) for row in [*steps, finals] for x in row)
     assert 0.1 * count < accepted < 0.9 * count  # both sides were tried
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import rewards
 import sandbox
-from rewards import Block, parse, same_literal, score, score_many, traces_of_inputs
+from rewards import Block, parse, same_literal, score, score_many
 
 PROGRAM = """\
 def f(a, b):
@@ -255,14 +255,13 @@ def test_a_batch_equals_one_by_one_with_one_sandbox_call_per_program(monkeypatch
     monkeypatch.setattr(sandbox, "trace_inputs", lambda program, entry, texts: calls.append((entry, texts)) or run(program, entry, texts))
     pairs = [(input_response("3, 4", "c: 7"), INPUT), (output_response("14", "c: 7"), OUTPUT), (input_response("2", "m: 3"), LONG),
              (input_response("x"), INPUT), (input_response("5, 2", "c: 7", "d: 14"), INPUT), ("", INPUT), ("", OUTPUT)]
-    parsed, examples = [parse(text) for text, _ in pairs], [example for _, example in pairs]
-    batch = score_many(parsed, examples, traces_of_inputs(parsed, examples))
+    batch = score_many(*zip(*pairs))
     assert calls == [("f", ["3, 4", "5, 2"]), ("f", ["2"])]
     assert list(zip(*batch)) == [score(*pair) for pair in pairs]
 
 
 def test_nothing_to_score():
-    assert traces_of_inputs([], []) == [] and score_many([], [], []) == ([], [], [])
+    assert score_many([], []) == ([], [], [])
 
 
 @pytest.mark.parametrize("steps, final, total", [([1] * 6, 1, 2.0), ([1, 1, 1, 0, 0, 0], 1, 1.5), ([0, 1, 1, 0, 1, 0], 0, 0.5), ([0] * 6, 0, 0.0), ([], 1, 1.0)])

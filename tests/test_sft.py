@@ -126,7 +126,7 @@ class RewardForOnes:
         return []
 
     @staticmethod
-    def score_many(responses, examples, traces):
+    def score_parsed(responses, examples, traces):
         return [[0.0, 0.0]] * len(responses), [[True, True]] * len(responses), [float("1" in response.answer) for response in responses]
 
 
