@@ -94,7 +94,7 @@ def test_paired_differences_are_means_over_seeds(tmp_path):
     better = [("output", 1, [1, 1]), ("output", 1, [1, 1]), ("input", 0, [])]
     files = {(name, seed): result(tmp_path / name / f"{seed}.json", better if (name, seed) == ("b", 0) else rows) for name in "ab" for seed in (0, 1)}
     found = ablation.paired([files["a", 0], files["a", 1]], [files["b", 0], files["b", 1]], draws=400)
-    assert found["final_output"][0] == [50, 0] and found["final_input"] == ([0, 0], 0, 0) and found["step"][0] == [25, 0]
+    assert found["final_output"][0] == [50, 0] and found["final_input"] == ([0, 0], 0, 0) and found["step"][0] == found["step_output"][0] == [25, 0]
     low, high = found["final_output"][1:]
     assert low == 0 and 25 < high <= 100
     other = result(files["b", 0], rows + better)
@@ -106,6 +106,15 @@ def test_the_interval_is_students():
     assert ablation.interval([1.0, 3.0]) == "2.0 ± 12.7" and ablation.interval([5.0]) == "5.0" and ablation.interval([None]) == "none"
     assert ablation.interval([1.0, None, 3.0], "+") == "+2.0 ± 12.7 (of 2)"
     assert ablation.interval(list(range(11))) == "5.0 ± 2.2" and ablation.change([1.0, 1.0], 0.5, 2) == "+1.0 ± 0.0 [+0.5, +2.0]"
+
+
+def test_p_values_are_students_and_holm_counts_them():
+    # with one degree of freedom t is Cauchy's: beyond 1 lies half; with two, p = 1 - t / sqrt(2 + t * t), so 1 - 2 / sqrt(6) for t = 2
+    assert ablation.p_value([0.0, 2.0]) == pytest.approx(0.5, abs=1e-3) and ablation.p_value([1.0, 1.0]) == ablation.p_value([-1.0, -1.0]) == pytest.approx(0, abs=1e-9)
+    assert ablation.p_value([1.0, 2.0, 3.0]) == pytest.approx(1 - (12 / 14) ** 0.5, abs=1e-3)  # mean 2, spread 1: t = 2 sqrt(3)
+    assert ablation.p_value([-1.0, 0.0, 1.0]) == pytest.approx(1) and ablation.p_value([-1.0, -2.0, -3.0]) == pytest.approx(ablation.p_value([1.0, 2.0, 3.0]))
+    # 0.05 / 3, / 2, / 1: the smallest falls, 0.03 is above 0.025 and holds, and so does all after it
+    assert ablation.holm([0.04, 0.01, 0.03]) == [False, True, False] and ablation.holm([0.02, 0.01, 0.04]) == [True] * 3 and ablation.holm([]) == []
 
 
 def test_jobs_wait_for_what_they_need_and_are_done_once(tmp_path):
@@ -160,10 +169,10 @@ def test_the_report_of_what_is_done(tmp_path, monkeypatch, capsys):
     ablation.report(tmp_path / "runs", tmp_path / "results")
     text = (tmp_path / "results/report.md").read_text()
     assert text.startswith("`python tools/ablation.py --arms lam`, commit ") and (tmp_path / "results/curves.png").exists()
-    assert "| SFT only | 1 | 0.0 | 0.0 | 33.3 | -33.3 | none | 7.0 | 0.0 | 33.3 | 0.0 | 33.3 | 0.0 | 1.0 |" in text
+    assert "| SFT only | 1 | 0.0 | 0.0 | 33.3 | 50.0 | -33.3 | none | 7.0 | 0.0 | 33.3 | 0.0 | 33.3 | 0.0 | 1.0 |" in text
     line = next(line for line in text.splitlines() if line.startswith("| SFT + bi-level (lam = 0.3) minus SFT only | 1 |")).split(" | ")
     assert line[2:4] == ["+100.0 [+100.0, +100.0]", "+0.0 [+0.0, +0.0]"] and line[5] == "+0.0 [+0.0, +0.0]" and "terminal" not in text
-    assert line[4].startswith("+50.0 [") and line[8].startswith("+50.0 [")  # both tasks, greedy and sampled: one of two right instead of none
+    assert all(line[k].startswith("+50.0 [") for k in (4, 9, 11))  # both tasks, greedy, sampled and longer: one of two right instead of none
     assert "minus without: SFT only: +0.0; SFT + bi-level (lam = 0.3): +0.0." in text  # (100 + 0) / 2 with, 50 without
     assert "| SFT + bi-level (lam = 0.3) | 1 | 5.000 to 10.000 |" in text  # 0.5 + k: the mean of k = 0 .. 9, and of all 20
     rows = [json.loads(line) for line in (tmp_path / "results/runs.jsonl").read_text().splitlines()]

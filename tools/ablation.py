@@ -18,8 +18,8 @@ terminal at a third of the rate, and with the KL of DeepSeekMath's GRPO. In the 
 so that fewer per prompt means more prompts: 4, 2, 1 and 0.5 epochs of them for G = 2, 4, 8 and 16. The variants are changes of bigrpo.py's functions, below.
 
 The table gives means over seeds, with 95% t intervals over seeds. Differences between two arms are paired by seed: again mean and t interval,
-and in brackets a bootstrap that draws seeds, then programs within each. With few seeds the bootstrap is too narrow; believe the first. Some
-thirty comparisons of eight numbers each are not corrected for their number.
+and in brackets a bootstrap that draws seeds, then programs within each. With few seeds the bootstrap is mostly too narrow; believe the wider
+of the two. The report counts how many intervals leave out 0, and prints in bold what Holm's correction leaves of the core table's differences.
 """
 
 import argparse
@@ -316,9 +316,13 @@ def run_all(jobs: list[Job], count: int, out: Path) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Tables and figures
 
-COLUMNS = {"final_output": "final O", "final_input": "final I", "step": "step", "gap": "gap", "wrong_trace": "right answer, wrong trace", "tokens": "tokens",
+COLUMNS = {"final_output": "final O", "final_input": "final I", "step": "step", "step_output": "step O", "gap": "gap", "wrong_trace": "right answer, wrong trace", "tokens": "tokens",
            "sampled_final": "sampled: final", "sampled_step": "sampled: step", "longer_final": "longer: final", "longer_step": "longer: step",
            "plain_final": "no anchors: final", "minutes": "minutes"}
+COMPARED = {"test": {"final_output": "final O", "final_input": "final I", "final": "final, both", "step": "step", "step_output": "step O", "gap": "gap",
+                     "wrong_trace": "right answer, wrong trace"},
+            "sampled": {"final": "sampled: final", "wrong_trace": "sampled: right answer, wrong trace"},
+            "longer": {"final": "longer: final", "step": "longer: step"}}  # test -> what differs between two arms -> its column
 TRAINING = {"final_reward": "answers right", "step_reward": "steps right", "entropy": "entropy", "equal_groups": "equal groups",
             "equal_columns": "equal columns"}  # of metrics.jsonl
 T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # Student's t, 97.5%, by degrees of freedom
@@ -333,6 +337,7 @@ def numbers(folder: Path, name: str, seed: int) -> dict | None:
     value = {test: {metric: result["summary"][metric]["value"] for metric in evaluate.METRICS} for test, result in found.items()}
     row = {"arm": name, "label": ARMS[name].label, "seed": seed}
     row |= {f"final_{task}": 100 * mean(item["final"] for item in found["test"]["items"] if item["task"] == task) for task in ("output", "input")}
+    row["step_output"] = 100 * mean(step for item in found["test"]["items"] if item["task"] == "output" for step in item["steps"])
     row |= {metric: value["test"][metric] for metric in ("step", "gap", "wrong_trace")} | {"tokens": found["test"]["tokens"]["value"]}
     row |= {f"{test}_{metric}": value[test][metric] for test, metric in (("sampled", "final"), ("sampled", "step"), ("longer", "final"), ("longer", "step"), ("plain", "final"))}
     trained = folder / (name if ARMS[name].rl is not None else f"sft_{ARMS[name].start}{tag(ARMS[name].data + ARMS[name].toy)}")
@@ -358,7 +363,25 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
-DIFFERENCES = {"output": ("final",), "input": ("final",), "both": ("final", "step", "gap", "wrong_trace")}  # of which task's examples
+def p_value(differences: list[float]) -> float:
+    """Two-sided, of Student's t test that their mean is 0: the share of t's density beyond, written as an integral of powers of a cosine."""
+    freedom, spread = len(differences) - 1, stdev(differences)
+    start = np.arctan2(abs(mean(differences)) * len(differences) ** 0.5, spread * freedom ** 0.5)
+    density = [np.cos(np.linspace(low, np.pi / 2, 10_001)) ** (freedom - 1) for low in (start, 0)]
+    return float(density[0].mean() * (np.pi / 2 - start) / density[1].mean() / (np.pi / 2))
+
+
+def holm(p_values: list[float], level: float = 0.05) -> list[bool]:
+    """Which hypotheses fall if the chance that any true one falls is to be `level` (Holm 1979)."""
+    order, falls = sorted(range(len(p_values)), key=p_values.__getitem__), [False] * len(p_values)
+    for k, i in enumerate(order):
+        if p_values[i] > level / (len(order) - k):
+            break
+        falls[i] = True
+    return falls
+
+
+DIFFERENCES = {"output": ("final", "step"), "input": ("final",), "both": ("final", "step", "gap", "wrong_trace")}  # of which task's examples
 
 
 def paired(first: list[Path], second: list[Path], draws: int = 2000) -> dict[str, tuple]:
@@ -380,7 +403,7 @@ def paired(first: list[Path], second: list[Path], draws: int = 2000) -> dict[str
             times = drawn[:, [programs[name.rpartition("-")[0]] for name in ids]]
             whole, parts = ([evaluate.percentages(sums) for sums in some] for some in ([d.sum(0) for d in data], [times @ d for d in data]))
             for kind in kinds:
-                name = f"final_{task}" if kind == "final" and task != "both" else kind
+                name = kind if task == "both" else f"{kind}_{task}"
                 value[name], spread[name] = float(whole[1][kind] - whole[0][kind]), parts[1][kind] - parts[0][kind]
         values.append(value)
         spreads.append(spread)
@@ -417,16 +440,19 @@ def report(out: Path, folder: Path) -> None:
     lines += [[ARMS[name].label, str(len(some)), *(interval([row[column] for row in some]) for column in COLUMNS)] for name, some in by_arm.items() if some]
     anchors = [f"{ARMS[name].label}: {interval([(row['final_output'] + row['final_input']) / 2 - row['plain_final'] for row in some], '+')}"
                for name, some in by_arm.items() if some]
-    shown_of = {"test": ("final_output", "final_input", "final", "step", "gap", "wrong_trace"), "sampled": ("final", "wrong_trace")}
-    differences = [["", "seeds", *(COLUMNS.get(name, "final, both") for name in shown_of["test"]), "sampled: final", f"sampled: {COLUMNS['wrong_trace']}"]]
+    found = {}  # (arm, other arm) -> their seeds, and for each column the differences with the ends of their bootstrap
     for a, b in NEIGHBOURS:
-        both = sorted({row["seed"] for row in by_arm[a]} & {row["seed"] for row in by_arm[b]})
-        if both:
-            cells = []
-            for test, metrics in shown_of.items():
-                found = paired(*([out / f"seed-{seed}/results/{name}/{test}.json" for seed in both] for name in (a, b)))
-                cells += [change(*found[metric]) for metric in metrics]
-            differences.append([f"{ARMS[b].label} minus {ARMS[a].label}", str(len(both)), *cells])
+        if both := sorted({row["seed"] for row in by_arm[a]} & {row["seed"] for row in by_arm[b]}):
+            parts = {test: paired(*([out / f"seed-{seed}/results/{name}/{test}.json" for seed in both] for name in (a, b))) for test in COMPARED}
+            found[a, b] = both, [parts[test][name] for test, names in COMPARED.items() for name in names]
+    chance = {(pair, k): p_value(cell[0]) for pair, (both, cells) in found.items() for k, cell in enumerate(cells) if len(both) > 1 and np.isfinite(cell[0]).all()}
+    core = [key for key in chance if CORE.keys() >= set(key[0])]
+    bold = dict(zip(core, holm([chance[key] for key in core])))
+    differences = [["", "seeds", *(head for names in COMPARED.values() for head in names.values())]]
+    for (a, b), (both, cells) in found.items():
+        marks = ["**" * bold.get(((a, b), k), False) for k in range(len(cells))]
+        differences.append([f"{ARMS[b].label} minus {ARMS[a].label}", str(len(both)), *(mark + change(*cell) + mark for mark, cell in zip(marks, cells))])
+    counted = f"{sum(p < 0.05 for p in chance.values())} of these {len(chance)} intervals leave out 0, where chance alone gives some {len(chance) / 20:.0f}"
     trained = {name: [read_lines(out / f"seed-{row['seed']}" / name / "metrics.jsonl") for row in some]
                for name, some in by_arm.items() if some and ARMS[name].rl is not None}
     draw({name: runs for name, runs in trained.items() if name in CORE}, folder / "curves.png")
@@ -437,12 +463,13 @@ def report(out: Path, folder: Path) -> None:
     (folder / "report.md").write_text(f"""{made}
 
 Percent, greedy unless a column says sampled (at temperature 1), mean over seeds ± half of the 95% t interval over seeds; {TOY[-1]} test programs a seed, {LONGER[5]}
-longer ones, both tasks of each. O, I: output and input prediction. Step: of both; all steps of a wrong input count as wrong. tokens: of a response. No anchors:
+longer ones, both tasks of each. O, I: output and input prediction. Step: of both; all steps of a wrong input count as wrong, so step O says what more right inputs do not. tokens: of a response. No anchors:
 the same test asked without them. minutes: of the arm's own training (RL where it has one) on one thread, median step times steps.
 
 {table(lines)}
 
-Differences, paired by seed: mean ± half of the 95% t interval over seeds [95% bootstrap over seeds and, within each, over programs: too narrow with few seeds].
+Differences, paired by seed: mean ± half of the 95% t interval over seeds [95% bootstrap over seeds and, within each, over programs: mostly too narrow with few seeds].
+{counted}. In bold: of the {len(core)} differences between arms of the core table, what Holm's correction for their number leaves at 5%.
 
 {table(differences)}
 
