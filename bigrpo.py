@@ -21,8 +21,8 @@ Where the paper is silent or prints something no framework does, this file choos
 5. Input prediction: a rollout's own trace may be shorter than the example's; what is beyond it is masked out of every mean,
    and a column with fewer than two unmasked rollouts gets A_group = 0 (its A_intra stays, as in an all-equal column).
 6. n = 1 (only the return anchor): the step term is left out, as in the paper's text.
-7. KL (Eq. 15) by the estimator k3 (the field's default) or k2, with a coefficient beta. k3's value is unbiased for KL(pi || pi_ref) but its
-   on-policy gradient is that of KL(pi_ref || pi); k2's gradient is Eq. 15's.
+7. KL (Eq. 15) by the estimator k3 (the field's default) or k2, with a coefficient beta. For each token, given those before it, k3's value is
+   unbiased for KL(pi || pi_ref) but its on-policy gradient is that of KL(pi_ref || pi); k2's gradient is Eq. 15's.
 8. A rollout that is cut at the length limit keeps its rewards; the share of cut rollouts is logged.
 9. Blocks beyond the example's n anchors, and a block that was not finished, carry A_final only.
 10. One optimizer step a batch of rollouts (`--updates`), so that the ratio is 1 and the clip idle; beta is 0.001.
@@ -337,7 +337,9 @@ def warnings(records: list[dict]) -> list[str]:
 
 
 def dump(path: Path, step: int, groups: list[list[Rollout]]) -> None:
-    """Append every rollout of this step to the rollouts JSONL: predicted, true, reward and advantage per anchor."""
+    """Append every rollout of this step to the rollouts JSONL: predicted, true, reward and advantage per anchor.
+
+    true: of the example's own input; an input prediction is judged by the run on the input that it commits to."""
     with policy.writing(path), path.open("a") as file:
         for group in groups:
             for g, rollout in enumerate(group):

@@ -82,6 +82,7 @@ def load(path: str, weights: bool = True):
     Where there are several ranks it stays in main memory until `shard` moves it, layer by layer. Without `weights` the model has
     its settings only: enough to know what fits it, where vLLM samples and nobody trains.
     """
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils.logging import disable_progress_bar
 
@@ -97,7 +98,7 @@ def load(path: str, weights: bool = True):
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
             with suppress(OSError):  # a checkpoint without one: what the config says stands
                 model.generation_config = GenerationConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
         fail(f"{path}: no checkpoint folder and no Hugging Face model that can be loaded ({reason}){MODELS}")
     if tokenizer.eos_token_id is None:
@@ -892,6 +893,15 @@ def _decode_loop(model, ends: list[int], prompts, n: int, max_tokens: int, tempe
             for row, values, length in zip(tokens, logprobs, lengths)]
 
 
+def copied(model, device: torch.device, dtype: torch.dtype):
+    """A copy of the model on a device, its weights in another dtype. Its buffers keep theirs, as under FSDP: RoPE's frequencies in bf16 are off by
+    a radian at position 1,000."""
+    model = copy.deepcopy(model)
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    return model.to(device)
+
+
 class TransformersSampler:
     """Samples with the trainer's own model; where that is sharded, with a whole copy of it on each rank.
 
@@ -901,7 +911,7 @@ class TransformersSampler:
         self.model, self.tokenizer, self.max_rows, self.retries = model, tokenizer, max_rows, 0
         if ranks() > 1:  # made before `shard`; ranks do not sample in step, so they cannot share gathers
             device = default_device()
-            self.model = copy.deepcopy(model).to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+            self.model = copied(model, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     def load(self, model) -> None:
         """Take over the trainer's weights."""

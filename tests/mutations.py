@@ -157,7 +157,7 @@ POLICY = [
     ("sampler: responses of a row see each other", "own = torch.eye(c, ", "own = torch.ones(c, c, "),
     ("sampler: responses of a row share a stream", "uniforms.view(rows, c, -1)[alive, :, t]", "uniforms.view(rows, c, -1)[alive, :1, t].expand(-1, c)"),
     ("sampler: end token lost", "lengths[alive].clamp(max=t + 1)", "lengths[alive].clamp(max=t)"),
-    ("sampler: results in sorted order", "results[p] = rows[i * n:(i + 1) * n]", "results[first + i] = rows[i * n:(i + 1) * n]"),
+    ("sampler: results in sorted order", "results[p] = rows[i * n:(i + 1) * n]", "results[sum(map(len, batches[:batches.index(chosen)])) + i] = rows[i * n:(i + 1) * n]"),
 ]
 
 
@@ -193,6 +193,8 @@ def caught(file: str, name: str, pattern: str, replacement: str) -> str | None:
         tests = sorted(TESTS, key=lambda test: file not in test)  # the file's own tests first
         select = [f"{TESTS[0]}::{RANKS}"] if "(2 ranks)" in name else [*tests, f"--deselect={TESTS[0]}::{RANKS}"]
         output = run_tests(folder, select)
+    if "NameError" in output:
+        raise SystemExit(f"error: the mutation '{name}' names what is not there, which proves nothing:\n{output}")
     failed = re.search(r"^FAILED \S+::(\S+)", output, re.MULTILINE)
     if failed:
         return failed.group(1)

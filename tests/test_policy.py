@@ -373,6 +373,15 @@ def test_what_the_generation_config_names_ends_a_response_too(monkeypatch):
     assert {one.ids[-1] for one in flat if one.ended} == {0, 5, 7} and not any({0, 5, 7} & {*one.ids[:-1]} for one in flat)
 
 
+def test_a_copy_in_bf16_keeps_the_frequencies_of_its_positions():
+    """bf16 has 8 significant bits: at position 1,000 an angle of 1,000 f would be off by up to 1,000 f / 512."""
+    ours = policy.copied(model(), torch.device("cpu"), torch.bfloat16)
+    assert {weight.dtype for weight in ours.parameters()} == {torch.bfloat16} and ours.lm_head.weight is ours.model.embed_tokens.weight
+    assert dict(ours.named_buffers()).keys() >= {"model.rotary_emb.inv_freq"}
+    assert all(torch.equal(buffer, other) and buffer.dtype == other.dtype for buffer, other in zip(ours.buffers(), model().buffers(), strict=True))
+    assert {weight.dtype for weight in model().parameters()} == {torch.float32}
+
+
 def test_temperature_0_takes_the_likeliest_token():
     prompts, _ = random_sequences(5)
     for prompt, [one] in zip(prompts, sample(prompts, n=1, temperature=0)):

@@ -1,6 +1,8 @@
 """sft.py and one step of bigrpo.py on a tiny model: the weights move the right way, and a run leaves what repeats it."""
 
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -86,6 +88,14 @@ def test_a_model_that_is_not_there_is_not_looked_for_elsewhere(folder, monkeypat
     for identity in ("Qwen/Qwen2.5-Coder-0.5B-Instruct", "gpt2"):
         with pytest.raises(pytest.fail.Exception, match="asked for it"):
             policy.load(identity)
+
+
+def test_damaged_weights_are_one_line(folder, tmp_path, capsys):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    os.truncate(tmp_path / "model/model.safetensors", 1000)
+    with pytest.raises(SystemExit):
+        policy.load(str(tmp_path / "model"))
+    assert f"error: {tmp_path / 'model'}: no checkpoint folder and no" in capsys.readouterr().err
 
 
 def test_blank_lines_are_no_examples(tmp_path, capsys):
