@@ -370,7 +370,8 @@ def anchored_loops(tree: ast.Module) -> bool:
 
 
 # Printed text does not tell 3 from '3', so the run under the second hash seed prints the locals' reprs at each anchor too.
-SNAPSHOT = f"print('\\0' + repr({{k: repr(v)[:{PIECE_LIMIT + 1}] for k, v in locals().items()}}) + '\\0')"
+# %r, since repr may be a name of the program's own.
+SNAPSHOT = f"print('\\0%r\\0' % ({{k: ('%r' % (v,))[:{PIECE_LIMIT + 1}] for k, v in locals().items()}},))"
 
 
 def with_snapshots(instrumented: str, call: str) -> str:
@@ -388,11 +389,14 @@ def with_snapshots(instrumented: str, call: str) -> str:
 
 def read_snapshots(stdout: str, anchors: int) -> list[dict[str, str]]:
     """A dict from name to repr for the start and one after each anchor, without reprs that hold an address; empty ones if the function
-    ran more than once."""
-    texts = stdout.split("\0")[1::2]
-    if len(texts) != anchors + 1:
+    ran more than once, or printed what cannot be read."""
+    try:
+        found = [dict(ast.literal_eval(text)) for text in stdout.split("\0")[1::2]]
+    except rewards.PARSER_ERRORS:  # it printed a null character, or has a `locals` of its own
+        found = []
+    if len(found) != anchors + 1:
         return [{}] * (anchors + 1)
-    return [{name: value for name, value in ast.literal_eval(text).items() if " at 0x" not in value} for text in texts]
+    return [{name: value for name, value in state.items() if isinstance(value, str) and " at 0x" not in value} for state in found]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1226,6 +1230,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair is a text for Python, and for no terminal
     if (args.show or args.stats) and not args.file:
         parser.error("--show N and --stats need a FILE")
     if not (args.show or args.stats) and (args.file or not args.programs or not args.out):

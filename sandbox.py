@@ -33,13 +33,15 @@ Not covered:
     no proof against whoever wrote it. For input prediction the program is ours and only the input is the model's (trace_inputs:
     literals, parsed by the caller, sent as data), and nothing can be forged, unless the program itself evaluates its input. Generated
     programs (check) can cheat here as in every scorer that runs the tests inside the program's process.
-  - Kernel bugs, timing side channels, the load a program puts on the machine within its limits.
+  - Kernel bugs, side channels (a program may whisper to the next one by the times of its directory), the load a program puts on the
+    machine within its limits.
   - A result that depends on the time or on chance is found by a second run only if the two runs differ.
   - Without the Linux layers (macOS): the user's files, network and processes, and a process that outlives its worker until its CPU
     limit. Without the layer "files", a caller that is killed leaves its workers' directories behind.
   - Honest programs that need threads, subprocesses, sockets (so asyncio too) or more than MEMORY_LIMIT: "error" or "memory".
   - A timeout loses what was printed before it.
 """
+import _sitebuiltins
 import ast
 import atexit
 import builtins
@@ -47,6 +49,7 @@ import collections
 import contextlib
 import ctypes
 import enum
+import fcntl
 import functools
 import gc
 import io
@@ -134,7 +137,7 @@ def trace_inputs(program: str, entry: str, expressions: list[str], *, timeout: f
 
     An expression is the text of an argument list ("1, 'a'", "a=3") or of a call of `entry`; anything but literals is status "input".
     The program runs afresh for each input, so neither arguments nor globals leak (the state of imported modules does).
-    Inputs share forks; a fork that fails is repeated with each input alone, so `timeout` seconds hold for each."""
+    Inputs share forks; a fork that fails, or leaves files, is repeated with each input alone, so `timeout` seconds hold for each."""
     problems = {text: _problem(entry, text) for text in expressions}
     found = {text: Trace(Status.INPUT, error=problem) for text, problem in problems.items() if problem}
     found |= _call_inputs(program, entry, [text for text in problems if text not in found], INPUTS_PER_FORK, timeout)
@@ -174,9 +177,11 @@ def _trace(report, missing):
     try:
         anchors = report.get("anchors", ())
         texts = [str(report.get(key, "")) for key in ("value", "stdout", "error")]
-        if len(anchors) > OUTPUT_LIMIT / ANCHOR_COST or sum(map(len, texts)) > 3 * OUTPUT_LIMIT:
+        if len(anchors) > OUTPUT_LIMIT / ANCHOR_COST:
             raise ValueError    # no child of ours reports so much; it would fill the caller's memory
         anchors = [(int(site), str(name), str(text)) for site, name, text in anchors]
+        if sum(map(len, texts)) + sum(len(name) + len(text) for _, name, text in anchors) > 4 * OUTPUT_LIMIT:
+            raise ValueError
         return Trace(Status(report["status"]), anchors, *texts, missing)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return Trace(Status.KILLED, error="malformed report", missing=missing)
@@ -197,7 +202,7 @@ def _problem(entry, text):
 
 
 def _arguments(entry, text):
-    """The values (positional, keyword) of an argument list or of a call of `entry`."""
+    """The syntax tree of the call of `entry` that `text`, an argument list or the call itself, stands for: literals only."""
     if len(text) > INPUT_LIMIT:
         raise ValueError(f"longer than {INPUT_LIMIT} characters")
     for source in (text.strip(), f"{entry}({text}\n)"):
@@ -206,10 +211,14 @@ def _arguments(entry, text):
         except SyntaxError:
             continue
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == entry:
-            keyword = {k.arg or _literal(k): _literal(k.value) for k in call.keywords}
-            if len(keyword) < len(call.keywords):
+            keywords = {keyword.arg for keyword in call.keywords}
+            if len(keywords) < len(call.keywords):
                 raise ValueError("keyword argument repeated")
-            return [_literal(a) for a in call.args], keyword
+            if None in keywords:        # **{}
+                raise ValueError("not a literal")
+            for node in [*call.args, *(keyword.value for keyword in call.keywords)]:
+                _literal(node)
+            return call
     raise ValueError(f"neither an argument list nor a call of {entry}")
 
 
@@ -281,7 +290,9 @@ class _Server:
             reports = json.loads(body)
         except (ValueError, RecursionError):
             reports = None
-        return starved, retire, [_trace(r, self.missing) for r in (reports if isinstance(reports, list) and reports else [None])]
+        if not isinstance(reports, list) or not 0 < len(reports) <= max(1, len(self.job[1].get("inputs", ()))):
+            reports = [None]
+        return starved, retire, [_trace(report, self.missing) for report in reports]
 
     def _read(self, size):
         data = bytearray()      # no byte more than asked for: what a buffer kept, poll would not see
@@ -381,15 +392,17 @@ def _speaking(descriptors, patience):
 
 _SIZE, _HEAD = struct.Struct("!I"), struct.Struct("!I2?")      # of a task; of a report: size, starved, retire
 _running, _late = 0, False      # process id of the child, and whether it had to be killed
-_shared = _stage = _seal = None         # memory for the child's report; the _Stage for its run; what seals it off just before
+_shared = _stage = _seal = _flags = None        # memory for the child's report; the _Stage for its run; what seals it off just before;
+                                                # the flags of the descriptors 0 to 2, which all programs of a server share
 _WARM = "import re\ndef f(x):\n    print(x)\n    print(f'x: {x}')\n    return [x, 'a', {2.5: None}]"
 
 
 def _serve(options):
     jobs, replies = open(os.dup(0), "rb"), open(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
-    sys.path[:1] = []
+    sys.path[:1] = sys.argv[1:] = []     # the caller's folders, and what it says here, are not the program's business
     sys.path += options["packages"]
+    builtins.exit = builtins.quit = _sitebuiltins.Quitter("exit", "Ctrl-D")      # of the module site, which -S leaves out
     for name in PRELOAD + ["numpy"] * options["numpy"]:
         with contextlib.suppress(ImportError):      # the program that imports it will say so
             __import__(name)
@@ -400,8 +413,9 @@ def _serve(options):
     missing = _isolate(options["layers"], options["packages"])
     for fd in (0, 1, 2):
         os.dup2(null, fd)
+    global _stage, _flags
+    _flags = fcntl.fcntl(0, fcntl.F_GETFL)
     signal.signal(signal.SIGALRM, _on_alarm)
-    global _stage
     _execute({"program": _WARM, "call": "f(1)"}, None)      # what a first run makes, every child then shares
     _stage = _Stage()
     gc.collect()
@@ -422,9 +436,9 @@ def _serve(options):
 
 
 def _littered():
-    """Has a program left files, or locked the directory? Then this server ends, and its directory goes with it."""
+    """Has a program left files, locked the directory, or set flags of the descriptors? Then this server ends, and its directory goes with it."""
     try:
-        return bool(os.listdir(".")) or os.stat(".").st_mode & 0o777 != 0o700
+        return bool(os.listdir(".")) or os.stat(".").st_mode & 0o777 != 0o700 or fcntl.fcntl(0, fcntl.F_GETFL) != _flags
     except OSError:
         return True
 
@@ -494,7 +508,13 @@ def _child(task):
         _die_with_parent()
     if _seal and _seal() != 0:
         _exit(1)
-    _report([_execute(task, text) for text in task.get("inputs", [None])])
+    inputs, here, results = task.get("inputs", [None]), os.getcwd(), []
+    for text in inputs:
+        results.append(_execute(task, text))
+        if len(inputs) > 1 and (os.getcwd() != here or os.listdir(".")):     # the next input would find it: each alone
+            results = [_result("killed", "left files, or another directory, to the next input")]
+            break
+    _report(results)
 
 
 def _report(results):
@@ -532,8 +552,9 @@ def _execute(task, text):
     try:
         exec(code, namespace)
         if text is not None:
-            positional, keyword = _arguments(task["call"], text)
-            value = repr(namespace[task["call"]](*positional, **keyword))
+            # compiled, as any call is: equal texts and numbers of it may be one object
+            call = compile(ast.Expression(_arguments(task["call"], text)), "<call>", "eval", 0, True)
+            value = repr(eval(call, {"__builtins__": {}, "set": set, task["call"]: namespace[task["call"]]}))
         elif task["call"]:
             value = repr(eval(compile(task["call"].strip(), "<call>", "eval", 0, True), namespace))
     except BaseException as problem:
@@ -563,6 +584,8 @@ class _Stage(io.BytesIO):
         if self.room < 0:
             _report([_too_much("printed in anchors")])
         self.anchors.append((site, name, text))
+        if sys.stdout is not self.writer and sys.stdout is not None:
+            sys.stdout.write(f"{name}: {text}\n")      # the program reads, or sends elsewhere, what it prints
 
     def write(self, data):
         if self.tell() + len(data) > OUTPUT_LIMIT:
@@ -768,7 +791,7 @@ def _landlock(state):
 
 _ALLOWED = """
     access alarm arch_prctl brk chdir chmod clock_getres clock_gettime clock_nanosleep close close_range dup dup2 dup3 epoll_create1
-    epoll_ctl epoll_pwait epoll_wait eventfd2 exit exit_group faccessat faccessat2 fchdir fchmod fchmodat fcntl fdatasync flock fstat
+    epoll_ctl epoll_pwait epoll_wait eventfd2 exit exit_group faccessat faccessat2 fchdir fchmod fchmodat fcntl fdatasync fstat
     fstatfs fsync ftruncate futex getcwd getdents64 getegid geteuid getgid getgroups getitimer getpgid getpgrp getpid getppid getrandom
     getrlimit getrusage getsid gettid gettimeofday getuid ioctl lseek lstat madvise mincore mkdir mkdirat mmap mprotect mremap munmap
     nanosleep newfstatat open openat pipe pipe2 poll ppoll pread64 prlimit64 pselect6 pwrite64 read readlink readlinkat readv rename
@@ -885,6 +908,7 @@ def main():
             program = file.read()
     except (OSError, RuntimeError) as problem:
         parser.error(str(problem))
+    sys.stdout.reconfigure(errors="backslashreplace")       # half a surrogate pair is a text for Python, and for no terminal
     result = agreed(*(trace(program, args.call, timeout=args.timeout, hash_seed=seed) for seed in (0, 1)))
     _show(result, args.call)
     sys.exit(result.status != "ok")

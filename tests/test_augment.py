@@ -455,6 +455,15 @@ def test_both_forms_of_a_program_end_their_lines_alike():
     assert "\r" not in example["prompt"] and "\r" not in example["code"]
 
 
+@pytest.mark.parametrize("code, expected", [
+    ("from reprlib import repr\ndef f(a, b=2, c=3, d=4, e=5):\n    s = repr([a, b, c, d, e])\n    return s", "s = repr([1, 2, 3, 4, 5])"),  # of five names it shows four
+    ("def repr(x):\n    return '<' + str(x) + '>'\ndef f(a):\n    s = repr(a)\n    return s", "s = repr(1)"),
+    ("def f(a):\n    print('\\0')\n    s = str(a)\n    return s", "print('\\x00'); s = str(a)")])  # then the values cannot be told
+def test_programs_that_are_in_the_way_of_the_values_end_no_run(code, expected):
+    [example], _ = make(code, "f(1)")
+    assert f"<reasoning>{expected}</reasoning><print>s: " in example["response"]
+
+
 def test_a_value_that_ends_in_a_newline_survives_reading():
     [example], _ = make("def f(a):\n    b = a + '\\n'\n    return b", r"f('x')")
     assert example["anchors"][0] == ["b", "x\n"]
@@ -936,6 +945,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(monkeypatch, capsys, 
     for name in ("data.jsonl", "data.card.json"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     assert sorted(file.name for file in folders[1].iterdir()) == ["data.card.json", "data.jsonl"]
+
+
+def test_half_a_surrogate_pair_in_a_name_ends_no_run(monkeypatch, capsys, tmp_path, programs):
+    with programs.open("a") as file:
+        file.write("\n" + json.dumps({"id": "\ud800", "code": "def", "input": ""}))
+    code, printed, _ = command(monkeypatch, capsys, "--programs", programs, "--out", tmp_path / "data.jsonl")
+    assert code == 0 and "2  syntax error  (bad, \\ud800)" in printed and (tmp_path / "data.jsonl").exists()
 
 
 def test_two_runs_cannot_write_one_file(monkeypatch, capsys, tmp_path, programs):

@@ -109,6 +109,25 @@ print(f'a: {a}', a); print(f'd: {d["k"]}'); print(f' a: {a}')
     assert result.stdout.count("a") >= 7
 
 
+def test_a_program_that_redirects_its_prints_reads_its_anchors_too():
+    program = """
+import contextlib, io
+def show(x):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        print(f'x: {x}')
+        print('y')
+    return out.getvalue()
+"""
+    result = trace(program, "show(3)")
+    assert (result.value, result.anchors, result.stdout) == (repr("x: 3\ny\n"), [(5, "x", "3")], "")
+    assert trace("import sys\nsys.stdout = None\nx = 1\nprint(f'x: {x}')", "").status == "ok"
+
+
+def test_a_program_finds_what_a_script_finds():
+    assert trace("import sys", "sys.argv[1:]").value == "[]"  # not the server's, which name the caller's folders
+    assert [check(code).status for code in ("exit(0)", "quit()", "try: exit(0)\nexcept SystemExit: pass")] == ["exit", "exit", "ok"]
+
+
 def test_errors_keep_what_was_printed():
     result = trace("x = 1\nprint(f'x: {x}')\nprint('p')\ny = 1 / 0", "y")
     assert (result.status, result.anchors, result.stdout) == ("error", [(2, "x", "1")], "p\n")
@@ -325,6 +344,11 @@ def test_a_forged_report_cannot_fill_the_callers_memory():
     """
     result = attack(program, timeout=3)
     assert (result.status, result.anchors) == ("killed", ())
+    for junk in ("b'[' + b'0,' * 100_000 + b'0]'",  # as many Traces
+                 "b'[{\"status\": \"ok\", \"anchors\": [[1, \"\", \"' + b'a' * 5_000_000 + b'\"]]}]'"):
+        start = program.index("junk = "), program.index("\n", program.index("junk = "))
+        result = attack(program[:start[0]] + f"junk = {junk}" + program[start[1]:], timeout=3)
+        assert (result.status, result.anchors, result.error) == ("killed", (), "malformed report")
 
 
 def test_streams():
@@ -358,6 +382,14 @@ def test_own_directory():
 def test_a_locked_directory_is_not_the_next_programs():
     assert attack("import os\nos.chmod('.', 0o500)").status == "ok"
     assert check("open('mine', 'w').write('1')").status == "ok"
+
+
+@needs_isolation
+def test_flags_and_locks_of_the_standard_descriptors_are_not_the_next_programs():
+    flags = trace("import fcntl", "fcntl.fcntl(0, fcntl.F_GETFL)").value
+    assert attack("import fcntl, os\nfcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)").status == "ok"
+    assert trace("import fcntl", "fcntl.fcntl(0, fcntl.F_GETFL)").value == flags
+    assert check("import fcntl\nfcntl.flock(0, fcntl.LOCK_EX)").status == "error"  # it would stand on the machine's own /dev/null
 
 
 def test_secrets(monkeypatch, tmp_path):
@@ -511,6 +543,31 @@ def test_inputs():
     assert values == ["((1, 'a'), {})", "((1, 'a'), {})", "((), {})", "((), {})", "((), {'a': [1]})",
                       "(({1: (2, None)}, -1.5, b'x', {2}, (1+2j)), {})", "((inf,), {})", "(('f(1)',), {})", "((), {'f': '('})", "((1,), {})",
                       "((set(),), {})"]
+
+
+def test_an_input_is_called_as_a_call_is():
+    """What is compiled may be one object where what is read is not, and a program may ask, or count its frames."""
+    program = """
+def f(mode, x=0):
+    if mode is 'add':
+        return x + 1
+    return x is mode
+def deep(n):
+    try:
+        return deep(n + 1)
+    except RecursionError:
+        return n
+"""
+    for entry, arguments in (("f", "'add', 3"), ("f", "1000, 1000"), ("f", "(1, 2), x=(1, 2)"), ("f", "[1], [1]"), ("deep", "0")):
+        assert trace_inputs(program, entry, [arguments])[0].value == trace(program, f"{entry}({arguments})").value
+    assert trace_inputs(program, "f", ["'add', 3"])[0].value == "4"
+
+
+def test_files_and_directories_do_not_pass_to_the_next_input():
+    program = "import os\ndef f(x):\n    open('log', 'a').write(str(x))\n    return open('log').read()"
+    assert [result.value for result in trace_inputs(program, "f", ["1", "2", "3"])] == ["'1'", "'2'", "'3'"]
+    program = "import os\nhere = os.getcwd()\ndef f(x):\n    if x == 1: os.chdir('/')\n    return os.getcwd() == here"
+    assert [result.value for result in trace_inputs(program, "f", ["1", "2", "3"])] == [str(x != 1) for x in (1, 2, 3)]
 
 
 HOSTILE_INPUTS = ["(f := lambda *a: 1)", "f(1) + f(2)", "1) + f(2", "1)(2", "1) if 1 else f(2", "1)\nimport os\nf(2", "__import__('os')", "exit()", "x",
@@ -717,6 +774,8 @@ def test_command_line(tmp_path):
     bad, bare = command(tmp_path / "bad.py", "x"), command(tmp_path / "p.py")
     assert "syntax" in bad.stdout and bad.returncode == 1
     assert "hello" in bare.stdout and "no CALL was given" in bare.stdout and bare.returncode == 0
+    (tmp_path / "half.py").write_text("x = '\\ud800'\nprint(f'x: {x}')\nraise ValueError(x)")
+    assert command(tmp_path / "half.py").stdout.startswith("line 2    x: \\ud800\n--- error ValueError: \\ud800\n")
 
 
 def test_one_line_errors(tmp_path):
