@@ -324,8 +324,9 @@ def score_responses(tokenizer, part: Part, samples: list[list[policy.Sample]]) -
     statuses = ["lost" if trace is not None and trace.status == "lost" else "" for trace in traces]  # it counts as wrong
     if benchmark is not None:
         answers = [benchmark.generation(rows[q], text) for (q, _), text in zip(flat, texts)]
-        judged = iter(judge(benchmark, [(rows[q], answer) for (q, _), answer in zip(flat, answers) if answer is not None]))
-        statuses = ["" if answer is None else next(judged) for answer in answers]
+        given = [benchmark.unanswered(rows[q]) if answer is None else answer for (q, _), answer in zip(flat, answers)]
+        judged = iter(judge(benchmark, [(rows[q], text) for (q, _), text in zip(flat, given) if text is not None]))
+        statuses = ["" if text is None else next(judged) for text in given]
         by_question = itertools.groupby(zip(flat, statuses), key=lambda pair: pair[0][0])
         finals = [None if right is None else float(right) for _, some in by_question for right in verdicts(benchmark, [status for _, status in some])]
     items = []
@@ -435,13 +436,17 @@ def score(args) -> None:
     by_problem = {name: [next(statuses) for _ in texts] for name, texts in generations.items()}
     raw = {name: [right for right in verdicts(benchmark, some) if right is not None] for name, some in by_problem.items()}
     at = {k: mean_pass_at_k(raw, k) for k in (1, 5)}
+    items = [{"id": name, "final": right} for name, some in by_problem.items() for right in verdicts(benchmark, some)]
+    more = benchmark.extra(items, lambda ids, values: mean(ids, values, 0))
     with policy.writing(args.out):
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({"pass_at_1": at[1], "pass_at_5": at[5], "raw_scored_generations": raw}))
+        args.out.write_text(json.dumps({"pass_at_1": at[1], "pass_at_5": at[5], "raw_scored_generations": raw, **more}))
     counts = Counter(status for some in by_problem.values() for status in some)
     passed = mean([name for name, some in raw.items() if some], [100 * float(np.mean(some)) for some in raw.values() if some], 0)
     print(f"{args.benchmark}: pass@1 {show(passed)}" + ("" if at[5] is None else f", pass@5 {at[5]:.1f}") +
           f" ({len(raw)} of {len(rows)} problems, {sum(counts.values())} generations)")
+    for name, value in more.get("tasks", {}).items():
+        print(f"  {name:<26}{show(value)}")
     print("\n".join(f"  {count:6} {({'ok': 'right', 'error': 'wrong'}).get(status, status)}" for status, count in counts.most_common()))
     if counts["missing"]:
         print(f"  {counts['missing']} programs need a package that is not installed here; they are left out", file=sys.stderr)

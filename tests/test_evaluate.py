@@ -221,6 +221,12 @@ def test_endless_programs_are_wrong_and_equal_ones_run_once(tmp_path, monkeypatc
     scores = official(tmp_path, monkeypatch, "cruxeval-output", {"sample_0": ["2", "2", "2", loop, "2", "2"]})
     assert scores["raw_scored_generations"]["sample_0"] == [True, True, True, False, True, True]
     assert len(programs) == 3  # 2, the loop, and the loop's second chance
+    assert all(program.startswith("import resource") for program, _ in programs)  # none may take more CPU time, on however busy a machine
+
+
+def test_the_limit_is_one_of_cpu_time():
+    used = "import time\nwhile time.process_time() < 1.3: pass"
+    assert [benchmarks.sandbox.trace(head + used, "", timeout=5).status for head in ("", benchmarks.HEAD.format(seconds=1))] == ["ok", "killed"]
 
 
 def keep(jobs, found):
@@ -248,6 +254,8 @@ def test_humaneval(tmp_path, monkeypatch):
     assert benchmark.generation(row, "```python\n    return x + 1") == "    return x + 1"  # cut before the closing fence
     scores = official(tmp_path, monkeypatch, "humaneval", {"HumanEval/0": [whole, body, "    return x", "\ndef down(x):\n    return x + 1"]}, HUMANEVAL)
     assert scores["raw_scored_generations"] == {"HumanEval/0": [True, True, False, False]}
+    main = body + "\n\nif __name__ == '__main__':\n    print(up(int(input())))"  # exec, by which the official scorer runs it, makes no __main__
+    assert official(tmp_path, monkeypatch, "humaneval", {"HumanEval/0": [main]}, HUMANEVAL)["raw_scored_generations"] == {"HumanEval/0": [True]}
     assert official(tmp_path, monkeypatch, "humaneval", "gold", HUMANEVAL)["pass_at_1"] == 100.0
 
 
@@ -268,6 +276,12 @@ def test_answers_of_a_chat_model():
     assert output.generation(row, "[ANSWER]\n2\n") == "2"  # never closed
     assert inputs.generation(row, "<answer>1</answer>") == "f(1)"
     assert inputs.generation(row, "[ANSWER]assert f(1) == 2[/ANSWER]") == "f(1)"
+    assert inputs.generation(row, "[ANSWER]\n```python\n# so x is 1\nassert f(1) == 2\n```\n[/ANSWER]") == "f(1)"
+    live = benchmarks.LiveCodeBench("output")  # the next two are closed, the others end with a line, or with the next ==
+    for text in ("assert g(nums = [2, 1]) == [1, 2] [/ANSWER]", "[1, 2]\n[/ANSWER]", "[1, 2]\nSince sorted.", "assert g(nums = [2, 1]) == [1, 2]\nThis holds.",
+                 "\nassert g(nums = [2, 1]) == [1, 2]\nassert g(nums = [2, 1]) == [1, 2]\n[/ANSWER]"):
+        assert live.generation(row, f"So: [ANSWER]{text}") == "[1, 2]"
+    assert benchmarks.LiveCodeBench("input").generation(row, "[ANSWER]assert g([2]) == [2][/ANSWER]") == "g([2])"
     assert output.generation(row, "2") is None
 
 

@@ -315,9 +315,16 @@ def test_what_was_not_judged_is_not_wrong():
     assert browse.kind(unjudged) == "none" and "answer not judged" in browse.example(unjudged, 0)
 
 
+def test_an_answer_without_a_trace_is_no_right_trace_and_a_step_that_nobody_judged_is_not_wrong():
+    bare = items()[0] | {"id": "bare", "steps": [], "anchors": [], "predicted": []}
+    assert browse.kind(bare) == "bare" and "1 of 2 right answers on a wrong trace" in browse.page([{"items": [bare, *items()]}], ["r"], 9)
+    own = browse.table(items()[0] | {"task": "input", "predicted": ["a: 1", "return_val: <2>", "c: 3"]})  # the run on its own input has three anchors, the example two
+    assert own.count('title="not judged"') == 1 and "off" not in own and ">c: 3<" in own
+
+
 def test_the_page_of_examples():
     text = browse.page([{"items": items()}], ["one | result"], 4)
-    assert text.count("<details class=\"one ") == 4 and [text.count(f'data-kind="{name}" data-result="0"') for name in browse.KINDS] == [1, 1, 1, 1, 0]
+    assert text.count("<details class=\"one ") == 4 and [text.count(f'data-kind="{name}" data-result="0"') for name in browse.KINDS] == [1, 1, 0, 1, 1, 0]
     assert text.index("Lucky") < text.index(">right<")  # what is worth a look comes first
     assert "4 responses, 1 of 2 right answers on a wrong trace" in text
     lucky = text[text.index(">Lucky<"):text.index(">right<")]

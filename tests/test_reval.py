@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -151,15 +152,19 @@ def test_coverage_is_judged(tmp_path):
     rows = rows_of(tmp_path, LOOP, [(4, "s"), (6, "s")])
     assert judged(rows, "coverage", ["YES", "NO", "maybe"], 4) == [True, False, False]
     assert judged(rows, "coverage", ["YES", "NO", "maybe"], 6) == [False, True, True]  # what is not YES counts as NO
+    asked = [row for row in rows if row["ask"] in ("coverage", "path")]  # so does no answer at all; elsewhere it is wrong
+    part = evaluate.Part("reval", reval.REval(), False, tmp_path, asked, reval.REval().questions(asked, False, "bare")[0], {})
+    found = {(row["lineno"], row["ask"]): item["final"] for row, item in zip(asked, evaluate.score_responses(None, part, [[] for _ in asked]))}
+    assert found == {(4, "coverage"): 0.0, (4, "path"): 0.0, (6, "coverage"): 1.0, (6, "path"): 0.0}
 
 
 @pytest.mark.parametrize("value, right, wrong", [
-    ("3", ["3; int", "1 + 2; int", "3; integer", "3; <class 'int'>", " 3 ;  INT "], ["3", "3; float", "3.0; int", "'3'; str", "True; int", "Nil", ""]),
+    ("3", ["3; int", "1 + 2; int", "3; integer", "3; <class 'int'>", " 3 ;  INT ", "3; <class 'int'>\nas assigned"], ["3", "3; float", "3.0; int", "'3'; str", "True; int", "Nil", ""]),
     ("1.5", ["1.5; float", "1.5000001; float", "3/2; float"], ["1.51; float", "1; int", "1.5; str"]),
     ("True", ["True; bool"], ["1; int", "1; bool"]),      # 1 == True, but the types differ
     ("1", ["1; int"], ["True; bool"]),
     ("'a;b'", ["'a;b'; str", "a;b; str", "\u2018a;b\u2019; string"], ["'a'; b; str", "a; str"]),   # split at the last ;
-    ("[1, 'x']", ["[1, 'x']; list", "[1, 'x']; List[int]", "[1] + ['x']; list"], ["(1, 'x'); tuple", "[1, 'x']; tuple"]),
+    ("[1, 'x']", ["[1, 'x']; list", "[1, 'x']; List[int]", "[1, 'x']; list[int]\n\nSo it is.", "[1] + ['x']; list"], ["(1, 'x'); tuple", "[1, 'x']; tuple"]),
     ("(1, 2)", ["(1, 2); Tuple[int, int]", "(1, 2); int, int"], ["[1, 2]; tuple"]),
     ("None", ["None; NoneType"], ["Nil", "0; int"]),
     ("{2: {3}}", ["{2: {3}}; dict"], ["{2: [3]}; dict"])])
@@ -201,6 +206,20 @@ def test_outputs(tmp_path):
     assert reval.completed("x = 2\nassert f(x) == 1\n", asked) is None  # one assertion of two
     row = next(row for row in rows if row["ask"] == "output")
     assert reval.REval().generation(row, "<answer>1</answer>") == "assert f(2) == 1"  # our models answer with the value alone
+    for response in ("<answer> assert f(2) == 1\n</answer>", "[ANSWER] assert f(2) == 1 [/ANSWER]"):
+        assert reval.REval().generation(row, response) == "assert f(2) == 1"
+
+
+def test_official_scores_are_those_of_each_task(tmp_path, monkeypatch, capsys):
+    rows = rows_of(tmp_path, LOOP, [(4, "s")])
+    texts = {"coverage": "YES", "state": "9; int", "path": "-1", "output": "assert f(2) == 2"}
+    (tmp_path / "generations.json").write_text(json.dumps({row["id"]: [texts[row["ask"]]] for row in rows}))
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "score", "--benchmark", "reval", "--data", str(tmp_path), "--generations", str(tmp_path / "generations.json"),
+                                      "--out", str(tmp_path / "scores.json")])
+    evaluate.main()
+    found = json.loads((tmp_path / "scores.json").read_text())["tasks"]
+    assert {name: metric["value"] for name, metric in found.items()} == {"coverage": 100.0, "state": 0.0, "path": 0.0, "output": 0.0, "incremental consistency": 12.5}
+    assert re.search(r"incremental consistency +12\.5", capsys.readouterr().out)
 
 
 def test_consistency_by_hand():

@@ -114,6 +114,10 @@ def test_rejected(kind):
 OTHER_FUNCTIONS = {  # (P, the teacher's program, the call, the complaint or None)
     "a hard-coded answer": ("def f(a):\n    return a + 1", "def f(a):\n    return_val = 4\n    print(f'return_val: {return_val}')\n    return return_val",
                             "f(3)", "another result"),
+    "a hard-coded answer where no argument tells": (
+        "def f():\n    return len('ab')", "def f():\n    return_val = 2\n    print(f'return_val: {return_val}')\n    return return_val", "f()", "it cannot be checked on another call"),
+    "and one for an empty argument": (
+        "def f(s):\n    return len(s) + 1", "def f(s):\n    return_val = 1\n    print(f'return_val: {return_val}')\n    return return_val", "f('')", "another result"),
     "a name that has no value for other arguments": (
         "def f(xs):\n    for x in xs:\n        y = x\n    return len(xs)",
         "def f(xs):\n    for x in xs:\n        y = x\n    print(f'y: {y}')\n    return_val = len(xs)\n    print(f'return_val: {return_val}')\n    return return_val",
@@ -153,7 +157,9 @@ def test_mutated_calls_keep_the_types():
     assert calls[0] == "f([], '', k={}, flag=False, none=None, s=set(), t=())" and len(set(calls)) == 4
     for call in calls[1:]:
         assert re.match(r"f\(\[.*\], '.*', k=\{.*\}, flag=False, none=None, s=(\{.*\}|set\(\)), t=\(.*\)\)$", call)
-    assert teacher.mutated("f(3)") == teacher.mutated("f(3)") and teacher.mutated("f(open)") == []
+    assert teacher.mutated("f(3)") == teacher.mutated("f(3)") and teacher.mutated("f(open)") == teacher.mutated("f()") == []
+    assert teacher.mutated("f('', [], k={})") == ["f('a', [0], k={'a': 0})"]  # the call itself is no other one
+    assert all(call.startswith("f(open, ") for call in teacher.mutated("f(open, 3)")) and "f(*[1], 0)" in teacher.mutated("f(*[1], 5)")
     assert {type(teacher.other(5, random.Random(k))) for k in range(9)} == {int}
 
 

@@ -45,6 +45,9 @@ class Benchmark:
         """What a response answers, in the form that the rule wants; None where it answers nothing."""
         raise NotImplementedError
 
+    def unanswered(self, row: dict) -> str | None:
+        """The generation that a response without an answer counts as; None: none, it is wrong."""
+
     def skipped(self, row: dict, text: str) -> bool:
         """Is the generation wrong unseen?"""
         return False
@@ -86,15 +89,18 @@ class Crux(Benchmark):
         return f"{row['code']}\nassert {row['output']} == {text}"
 
     def generation(self, row: dict, response: str) -> str | None:
-        """Ours stands in <answer>, a chat model's in [ANSWER], there with the whole assertion."""
+        """Ours stands in <answer>, a chat model's after [ANSWER], there as the whole assertion."""
         answer = rewards.parse(response).answer
         if answer is not None:
             return answer if self.task == "output" else f"{rewards.entry(row['call'])}({answer})"
-        if "[ANSWER]" not in response:
-            return None
-        text = response.partition("[ANSWER]")[2].partition("[/ANSWER]")[0]
-        before, equals, after = text.partition("==")
-        return (after if equals and self.task == "output" else before).strip().removeprefix("assert ").strip()
+        return self.asserted(response.partition("[ANSWER]")[2]) if "[ANSWER]" in response else None
+
+    def asserted(self, text: str) -> str:
+        """What an assertion says: what stands after its == (output), or between assert and == (input)."""
+        before, equals, after = text.partition("[/ANSWER]")[0].partition("==")
+        if self.task == "output":
+            return (after if equals else before).strip()
+        return (before.split("assert")[1] if "assert" in before else before).strip()
 
     def questions(self, rows: list[dict], anchors: bool, style: str) -> tuple[list[dict], Counter]:
         """With anchors: the example of augment.py, where it makes one."""
@@ -155,6 +161,13 @@ class LiveCodeBench(Crux):
     def row(self, row: dict) -> dict:
         head = LCB_IMPORTS + "import pandas as pd\n" * ("pd." in row["code"])  # pandas is slow to import, and rarely used
         return row | {"id": str(row["id"]), "call": row["input"].strip(), "code": head + row["code"], "head": head}
+
+    def asserted(self, text: str) -> str:
+        """Output: up to the next == or [/ANSWER], or of an answer that is not closed its first line."""
+        if self.task == "input":
+            return super().asserted(text)
+        text = (text.split("==")[1] if "==" in text else text).strip()
+        return text.partition("[/ANSWER]" if "[/ANSWER]" in text else "\n")[0].strip()
 
 
 class HumanEval(Benchmark):
@@ -244,21 +257,31 @@ def download(source: str, benchmark) -> list[dict]:
     return policy.fail(f"{source}: no field {missing[0]!r}") if missing else rows
 
 
+HEAD = """\
+import resource
+resource.setrlimit(resource.RLIMIT_CPU, 2 * (min({seconds}, resource.getrlimit(resource.RLIMIT_CPU)[1]),))
+del resource
+__name__ = 'builtins'
+"""
+
+
 def judge(benchmark, pairs: list[tuple[dict, str]]) -> list[str]:
     """How the official program of each (row, generation) ends: "ok" (right), "skipped" (not run), or a status of sandbox.py.
 
     "missing" is kept for packages that the benchmark's own part needs; a program runs once, however often it occurs. One that is
     late, which on a busy machine says little, has a second chance: it is right if it ends within the limit of its own CPU time.
+    Under the official scorers, which call exec, no program is __main__.
     """
     from tqdm import tqdm
 
+    head = HEAD.format(seconds=int(benchmark.timeout))
     programs = [None if benchmark.skipped(row, text) else benchmark.program(row, text) for row, text in pairs]
+    programs = [program if program is None or program.lstrip().startswith("from __future__") else head + program for program in programs]
     unique = list(dict.fromkeys(program for program in programs if program is not None))
     traces = sandbox.trace_many(((program, "") for program in unique), timeout=benchmark.timeout)
     found = dict(zip(unique, tqdm(traces, total=len(unique), desc="score", unit=" programs", mininterval=1)))
     late = [program for program, trace in found.items() if trace.status == "timeout"]
-    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_CPU, ({int(benchmark.timeout)}, {int(benchmark.timeout)}))\n"
-    again = sandbox.trace_many(((limit + program, "") for program in late), timeout=4 * benchmark.timeout)
+    again = sandbox.trace_many(((program, "") for program in late), timeout=4 * benchmark.timeout)
     found |= {program: trace for program, trace in zip(late, again) if trace.status == "ok"}
     statuses = []
     for program, (row, _) in zip(programs, pairs):

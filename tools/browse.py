@@ -7,7 +7,7 @@ the answer, wrong ones marked. Buttons filter by how it went; the one to look at
 from collections import Counter
 from html import escape
 
-KINDS = {"lucky": "right answer, wrong trace", "right": "right answer, right trace", "wrong": "wrong answer", "none": "no answer, or not judged", "all": "all"}
+KINDS = {"lucky": "right answer, wrong trace", "right": "right answer, right trace", "bare": "right answer, no trace asked", "wrong": "wrong answer", "none": "no answer, or not judged", "all": "all"}
 CONTROL = {code: chr(0x2400 + code) for code in range(32) if code not in (9, 10)} | dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\uFFFD")
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --dim: #59626d; --line: #d5dae0; --panel: #f5f7f9; --bad: #b3261e; --badback: #fdecea; --good: #1c6e3a; --mark: #fff3c9 }
@@ -62,14 +62,15 @@ def kind(item: dict) -> str:
         return "none"
     if not item["final"]:
         return "wrong"
-    return "right" if all(item["steps"]) else "lucky"
+    return "bare" if not item["steps"] else "right" if all(item["steps"]) else "lucky"
 
 
-def row(name: str, true: str, said: str | None, right: bool, style: str = "") -> str:
-    """A line of the table; said is None where the model said nothing."""
+def row(name: str, true: str, said: str | None, right: bool | None, style: str = "") -> str:
+    """A line of the table; said is None where the model said nothing, right where nobody judged it."""
     cell = '<span class="dim">missing</span>' if said is None else f'<div class="state">{plain(said)}</div>'
     sign = '<span class="good" title="right">&check;</span>' if right else '<span class="bad" title="wrong">&cross;</span>'
-    return (f'<tr class="{style}{"" if right else " off"}"><td><code>{plain(name)}</code></td><td><div class="state">{plain(true)}</div></td>'
+    sign = '<span class="dim" title="not judged">&ndash;</span>' if right is None else sign
+    return (f'<tr class="{style}{"" if right in (True, None) else " off"}"><td><code>{plain(name)}</code></td><td><div class="state">{plain(true)}</div></td>'
             f'<td>{cell}</td><td class="sign">{sign}</td></tr>')
 
 
@@ -79,8 +80,8 @@ def table(item: dict) -> str:
     for i, ((name, true), step) in enumerate(zip(item["anchors"], item["steps"])):
         said = item["predicted"][i] if i < len(item["predicted"]) else None
         rows.append(row(name, true, said and said.removeprefix(f"{name}: "), step > 0))
-    for said in item["predicted"][len(item["anchors"]):]:
-        rows.append(row("(no anchor)", "", said, False))
+    for said in item["predicted"][len(item["anchors"]):]:  # the run on an input of the model's own may have more anchors than the example's
+        rows.append(row("(not judged)", "", said, None) if item["task"] == "input" else row("(no anchor)", "", said, False))
     wanted = f"any that gives {item['output']}" if item["task"] == "input" else item["output"] or "(judged by the benchmark)"
     rows.append(row("answer", wanted, item["answer"], bool(item["final"]), "answer"))
     return ('<table><thead><tr><th class="name">anchor</th><th>interpreter</th><th>model</th><th class="sign"></th></tr></thead>'

@@ -146,8 +146,9 @@ def read_state(text):
         return "nil"
     if not semicolon:
         return None
-    name = re.sub(r"^<class '(.*)'>.*", r"\\1", name)
-    name = re.sub(r"^([^\\n]*)\\[.*\\].*", r"\\1", name)
+    for form in (r"<class '(.*)'>", r"(.*)\\[.*\\]"):
+        if found := re.match(form, name):
+            name = found[1]
     name = {"string": "str", "integer": "int"}.get(name, name)
     if "," in name or "tuple" in name:
         name = "tuple"
@@ -329,10 +330,14 @@ class REval(Benchmark):
         """The answer; for an output with one ?? also the value alone."""
         answer = rewards.parse(response).answer
         if answer is None and "[ANSWER]" in response:
-            answer = response.partition("[ANSWER]")[2].partition("[/ANSWER")[0].strip()
+            answer = response.partition("[ANSWER]")[2].partition("[/ANSWER")[0]
+        answer = answer and answer.strip()
         if answer is not None and row["ask"] == "output" and "assert" not in answer and row["output_pred"].count("??") == 1:
             return row["output_pred"].replace("??", answer)
         return answer
+
+    def unanswered(self, row: dict) -> str | None:
+        return "" if row["ask"] == "coverage" else None  # what is no YES is NO
 
     def skipped(self, row: dict, text: str) -> bool:
         return row["ask"] == "output" and completed(text, row["output_pred"]) is None

@@ -5,8 +5,8 @@ augment.py comes here where --teacher or --teacher-url asks for a model. The mod
 1. its text shows anchors of the right form and place: the same signature and other code, no print but P's own and
    print(f'NAME: {NAME}'), none in a loop but return_val's, one before each return, no statement of P changed or left out but
    one-liners that may be unrolled, and none added but for those;
-2. its runs show nothing else: on the given call, on empty arguments and on three changed ones it returns, prints and raises
-   what P does; the given call prints 1 to --max-anchors states, the same ones under another hash seed, the last of them
+2. its runs show nothing else: on the given call, on empty arguments and on three changed ones (there must be one that is another call) it
+   returns, prints and raises what P does; the given call prints 1 to --max-anchors states, the same ones under another hash seed, the last of them
    the result.
 
 Its reasoning is kept only if the response earns every reward. What fails is asked for once more, with what was wrong.
@@ -268,20 +268,31 @@ def heads(function: ast.FunctionDef) -> Counter:
 
 
 def mutated(call: str, count: int = 3) -> list[str]:
-    """The call with empty arguments and with `count` other ones, of the same types; [] where they are no literals."""
-    node, chance = ast.parse(call, mode="eval").body, random.Random(call)
+    """The call with empty arguments and with `count` other ones, of the same types, as far as these are other calls; what is no literal stays."""
+    chance, calls = random.Random(call), []
+    for change in [lambda value: value if value is None else type(value)(), *[lambda value: other(value, chance)] * count]:
+        node = ast.parse(call, mode="eval").body
+        node.args = [replaced(value, change) for value in node.args]
+        node.keywords = [ast.keyword(keyword.arg, replaced(keyword.value, change)) for keyword in node.keywords]
+        calls.append(ast.unparse(node))
+    return [text for text in dict.fromkeys(calls) if text != ast.unparse(ast.parse(call, mode="eval"))]
+
+
+def replaced(node: ast.expr, change) -> ast.expr:
+    """A literal with its value changed; anything else as it is."""
     try:
-        values = [(keyword.arg, ast.literal_eval(keyword.value)) for keyword in node.keywords]
-        values = [(None, ast.literal_eval(value)) for value in node.args] + values
+        return ast.parse(repr(change(ast.literal_eval(node))), mode="eval").body
     except ValueError:
-        return []
-    others = [[(name, type(value)()) if value is not None else (name, value) for name, value in values]]
-    others += [[(name, other(value, chance)) for name, value in values] for _ in range(count)]
-    return [f"{node.func.id}({', '.join(f'{name}={value!r}' if name else repr(value) for name, value in one)})" for one in others]
+        return node
+
+
+LEAST = {str: "a", bytes: b"a", list: [0], tuple: (0,), set: {0}, dict: {"a": 0}}  # what an empty value becomes
 
 
 def other(value, chance: random.Random):
     """Another value of the same type, near the given one."""
+    if not value and type(value) in LEAST:
+        return LEAST[type(value)]
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
@@ -301,6 +312,8 @@ def other(value, chance: random.Random):
 def executed(item: Candidate, program: str, max_anchors: int) -> Candidate | str:
     """The candidate with the teacher's program, or how its runs show that it is not the same program with anchors."""
     calls = [item.call, *mutated(item.call)]
+    if len(calls) == 1:
+        return f"it cannot be checked on another call: {item.call}"
     runs = list(sandbox.trace_many((code, call) for call in calls for code in (item.code, program)))
     for call, old, new in zip(calls, runs[::2], runs[1::2]):
         results = [(run.status, run.value, run.stdout, run.error.partition(":")[0]) for run in (old, new)]
