@@ -20,10 +20,11 @@ Departures from the paper, and decisions where it is silent:
 1. The teacher is an AST pass, unless a language model is asked for (tools/teacher.py). It inserts lines into the source and changes
    no other; but a program in which statements share a line (`a = 1; b = 2`, `if a: return b`) or a line ends in a backslash is
    laid out anew first.
-2. A return inside a loop has its `return_val` anchor, since it runs at most once a call; nothing else in a loop has one, an
-   `else` of a loop included; nor has what a pattern binds, only := binds, or the test of an `if` changes. The limits count anchors printed in the run.
-   --loop-anchors K (departure; the paper names it as open) anchors assignments in a loop in its first K iterations, which P' itself
-   counts; a loop within a loop is shown after it, as any loop is.
+2. Anchors follow a statement that assigns or changes names, and a loop, for the names that it changes. Inside a loop, its `else` included, only a
+   return has one (`return_val`), since it runs at most once a call. A name has none where only `with`, `except`, a pattern or := binds it,
+   or where the test of an `if` changes it. --max-anchors counts the anchors that the run prints, not those in the text.
+   --loop-anchors K (a departure; the paper leaves it open) also anchors what a loop assigns in its first K iterations, which P' itself
+   counts; a loop within that loop has its anchors after it.
 3. One function is instrumented, the one that the call runs: helpers may run many times. instrument() without a name takes
    the last function of the module, which in single-file programs is the entry. Methods, coroutines, generators and programs
    without a function are dropped.
@@ -226,9 +227,12 @@ def one_newline(program: str) -> str:
 
 def redefines_print(program: str, tree: ast.Module) -> bool:
     """True if the program binds the name print anywhere."""
-    return "print" in program and any(
-        isinstance(node, ast.Name) and node.id == "print" and not isinstance(node.ctx, ast.Load)
-        or "print" in (getattr(node, "arg", None), getattr(node, "name", None), getattr(node, "asname", None)) for node in ast.walk(tree))
+    for node in ast.walk(tree) if "print" in program else ():
+        if isinstance(node, ast.Name) and node.id == "print" and not isinstance(node.ctx, ast.Load):
+            return True
+        if "print" in (getattr(node, "arg", None), getattr(node, "name", None), getattr(node, "asname", None)):  # parameters, def, import ...
+            return True
+    return False
 
 
 def shares_lines(lines: list[str], function: ast.FunctionDef) -> bool:
@@ -274,7 +278,8 @@ class Instrumenter:
 
     def anchors(self, names, depth) -> list[str]:
         """The lines that anchor these names: none in a loop, or only in its first iterations."""
-        if depth > bool(self.iterations):
+        deepest = 1 if self.iterations else 0
+        if depth > deepest:
             return []
         guard = f"if {self.counter} <= {self.iterations}: " if depth else ""
         return [guard + anchor(name) for name in names]
@@ -312,10 +317,12 @@ class Instrumenter:
 
     def loop(self, statement, bound, depth) -> None:
         """Edit the suites of a loop; a counter where an anchor in the loop needs one."""
-        inside, first = bound | (stored(statement.target) if isinstance(statement, ast.For) else set()), len(self.inserts)
+        first = len(self.inserts)  # of the inserts that its body adds
+        inside = bound | stored(statement.target) if isinstance(statement, ast.For) else bound
         self.suite(statement.body, inside, depth + 1)
         if any(f"if {self.counter} <=" in line for _, line in self.inserts[first:]):
-            self.inserts[first:first] = [*self.before(statement, [f"{self.counter} = 0"]), *self.before(statement.body[0], [f"{self.counter} += 1"])]
+            counting = [*self.before(statement, [f"{self.counter} = 0"]), *self.before(statement.body[0], [f"{self.counter} += 1"])]
+            self.inserts[first:first] = counting  # before the body's: of inserts at one place the first in the list stands first
         if statement.orelse:
             self.suite(statement.orelse, bound, depth=2)  # it runs after the loop, where the counter says nothing
 
@@ -369,8 +376,9 @@ def anchored_loops(tree: ast.Module) -> bool:
 # The true states, as Python values
 
 
-# Printed text does not tell 3 from '3', so the run under the second hash seed prints the locals' reprs at each anchor too.
-# %r, since repr may be a name of the program's own.
+# Printed text does not tell 3 from '3', so the run under the second hash seed prints the locals' reprs at each anchor too:
+#     print('\0%r\0' % ({k: ('%r' % (v,))[:201] for k, v in locals().items()},))
+# %r, since repr may be a name of the program's own; 201 characters are more than a piece of reasoning may have.
 SNAPSHOT = f"print('\\0%r\\0' % ({{k: ('%r' % (v,))[:{PIECE_LIMIT + 1}] for k, v in locals().items()}},))"
 
 
@@ -379,7 +387,9 @@ def with_snapshots(instrumented: str, call: str) -> str:
     tree, snapshot = ast.parse(instrumented), ast.parse(SNAPSHOT).body
     function = entry_function(tree, rewards.entry(call))
     for body in bodies(function):
-        body[:] = [node for statement in body for node in [statement, *snapshot * (anchor_name(statement) is not None)]]
+        for place in reversed(range(len(body))):
+            if anchor_name(body[place]):
+                body[place + 1:place + 1] = snapshot
     function.body[:0] = snapshot
     try:
         return ast.unparse(tree)
@@ -421,8 +431,9 @@ class FillIn(ast.NodeTransformer):
         self.known = known
 
     def visit_Name(self, node):
-        known = isinstance(node.ctx, ast.Load) and node.id in self.known
-        return known and literal_node(self.known[node.id]) or node
+        if not isinstance(node.ctx, ast.Load) or node.id not in self.known:
+            return node
+        return literal_node(self.known[node.id]) or node  # a value that is no literal leaves the name
 
 
 def one_line(code: str) -> str:
@@ -517,32 +528,34 @@ def pieces(body: list[ast.stmt], after: int, before: int, known: dict[str, str],
         docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
         if statement.end_lineno <= after or docstring or anchor_name(statement) or isinstance(statement, SKIPPED):
             continue
-        inner = [part for part in suites(statement)
-                 if any(part[0].lineno <= line <= part[-1].end_lineno for line in (after, before))]
-        names = [] if suites(statement) else changed(statement)
-        passed = [name for name in changed(statement) if name in moved] if not inner else []
+        ran = [part for part in suites(statement)  # those that hold one of the two anchors
+               if any(part[0].lineno <= line <= part[-1].end_lineno for line in (after, before))]
+        lost = [] if suites(statement) else changed(statement)  # names whose values are not known after it
+        if not ran:
+            lost += [name for name in changed(statement) if name in moved]
         if statement.lineno > after:  # its head lies between the anchors
             match statement:
                 case ast.For() | ast.While():
-                    names = changed(statement)
+                    lost += changed(statement)
                     found += loop_pieces(statement, known)
                 case ast.If(test=test):
-                    names = changed(test)
+                    lost += changed(test)
                     found.append(f"if {fill_in(test, known)}")
                 case ast.Match(subject=subject):
-                    names = changed(subject)
+                    lost += changed(subject)
                     found.append(f"match {fill_in(subject, known)}")
                 case ast.With(items=items):
-                    names = changed(*items)
+                    lost += changed(*items)
                     found += [f"with {fill_in(item, known)}" for item in items]
                 case ast.Try(body=tried) | ast.TryStar(body=tried):
-                    inner = inner if inner[:1] == [tried] else [tried, *inner]
+                    ran = ran if tried in ran else [tried, *ran]  # it ran in any case, at least to an exception
                 case _:
                     found.append(simple_piece(statement, known))
-        for name in [*names, *passed]:
+        for name in lost:
             known.pop(name, None)
-        for part in inner:  # of a loop only the return that ends it
-            found += pieces(part, after, before, known, moved)[-1 if isinstance(statement, LOOPS) else 0:]
+        for part in ran:
+            texts = pieces(part, after, before, known, moved)
+            found += texts[-1:] if isinstance(statement, LOOPS) else texts  # of a loop only the return that ends it
     return found
 
 
@@ -563,11 +576,12 @@ def reasoning(function: ast.FunctionDef, anchors: list[tuple], states: list[dict
 
     anchors: (line in P', name, text); states: from read_snapshots. Two anchors of one statement share its text.
     """
-    texts, previous = [""], 0
+    texts, previous = [""], 0  # previous: the line of the anchor before
     shown = parameters(function)
-    for (line, name, _), state, now in zip(anchors, states, states[1:]):
+    for (line, name, _), state, now in zip(anchors, states, states[1:]):  # the states at the anchor before, and at this one
         known, moved = known_between(function, previous, line, state, now, shown)
-        found = pieces(function.body, previous if line > previous else 0, line, known, moved)
+        after = previous if line > previous else 0  # not further down: another call of the function, in a recursion
+        found = pieces(function.body, after, line, known, moved)
         texts.append("; ".join(found) or texts[-1])
         shown.add(name)
         previous = line
@@ -739,7 +753,8 @@ def find_calls(row: dict, tree: ast.Module) -> list[str] | str:
     call = row["call"].strip() if "call" in row else f"{entry}({row['input'].strip()})"
     try:
         node = ast.parse(call, mode="eval").body
-        function = node.func if node.end_col_offset == len(call.splitlines()[-1].encode()) else None  # else a comment follows it
+        whole = node.end_col_offset == len(call.splitlines()[-1].encode())  # else a comment follows the call
+        function = node.func if whole else None
     except (*rewards.PARSER_ERRORS, AttributeError):  # not an expression, or not a call
         function = None
     if isinstance(function, ast.Attribute):
@@ -786,7 +801,10 @@ def candidates(rows, recipe: Recipe, report: Report):
 def thinned(item: Candidate, recipe: Recipe) -> Candidate:
     """The candidate without a share of its anchors, chosen by chance; the last one always stays."""
     chance = item.draw(recipe.seed, "drop anchors")
-    sites = [node for body in bodies(item.function) if not all(map(anchor_name, body)) for node in body if anchor_name(node)]
+    sites = []
+    for body in bodies(item.function):
+        anchors = [node for node in body if anchor_name(node)]
+        sites += anchors if len(anchors) < len(body) else []  # a suite of anchors alone would be left empty
     gone = [site for site in sorted(sites, key=lambda site: site.lineno)[:-1] if chance.random() < recipe.drop_anchors]
     lines = item.instrumented.split("\n")
     for site in reversed(gone):
@@ -918,13 +936,18 @@ def make_example(item: Candidate, trace, task: str, recipe: Recipe, start: dict,
     if commits and arguments is None:
         return "the arguments are no literals (input prediction)"
     answer = arguments if task == "input" else trace.value
-    closing = "input" if task == "input" else "return_val" if trace.anchors[-1][1] == "return_val" else f"return_val = {answer}"
+    if task == "input":
+        closing = "input"  # the reasoning before <answer>, which repeats <input>, or the state of the last anchor
+    else:
+        closing = "return_val" if trace.anchors[-1][1] == "return_val" else f"return_val = {answer}"
     program, anchors = item.instrumented, printed(trace)
     steps = not recipe.no_anchors or item.draw(recipe.seed, "no anchors").random() >= recipe.no_anchors
     if not steps:  # one reasoning holds what the steps would say
         said = dict.fromkeys(text for text in [*texts, closing] if text != "return_val")
         program, anchors, texts, closing = item.code, [], [], "; ".join(said)
-    texts = [opening if task == "input" else "input"] * commits + [*texts, closing]
+    texts = [*texts, closing]
+    if commits:  # and the reasoning before <input>, which is found, or copied from the call
+        texts = [opening if task == "input" else "input", *texts]
     if any(rewards.TAG.search(text) for text in (item.instrumented, item.call, trace.value, *itertools.chain(*anchors), *texts)):
         return "a text contains a tag of the format"
     prompt = make_prompt(program, item.call, trace.value, task, recipe.prompt, steps=steps, decouple=recipe.decouple)
@@ -1068,7 +1091,9 @@ def write(args) -> None:
     fields = FIELDS | {name: [column, *FIELDS[name]] for name, column in args.fields}
     parts, totals = zip(*(read_programs(source, args.split, fields) for source in args.programs))
     rows = itertools.islice(itertools.chain(*parts), args.limit)
-    total = min(filter(None, (args.limit, None if None in totals else sum(totals))), default=None)
+    total = None if None in totals else sum(totals) or None  # None: not known
+    if args.limit:
+        total = min(total or args.limit, args.limit)
     recipe, report = recipe_of(args), Report()
     files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in map(Path, [*args.programs, *args.decontaminate]) if path.is_file()}
     settings = {name: value for name, value in vars(args).items() if name not in ("show", "stats", "file", "concurrency")}
@@ -1095,7 +1120,8 @@ def write(args) -> None:
         state.unlink(missing_ok=True)
     if not report.kept:
         raise BadInput(f"{' '.join(args.programs)}: " + ("every program was dropped" if report.programs else "holds no programs"))
-    asked, silent = (sum(count for what, count in report.teacher.items() if words in what) for words in (": asked", ": rejected: no reply"))
+    asked = sum(count for what, count in report.teacher.items() if ": asked" in what)
+    silent = sum(count for what, count in report.teacher.items() if ": rejected: no reply" in what)
     if asked and asked == silent:
         raise BadInput(f"the teacher model gave no reply at all: {args.out} holds the rules teacher's work")
 

@@ -102,10 +102,11 @@ def token_blocks(starts: torch.Tensor, spans: list[tuple[int, int]], n: int) -> 
     starts [N] is the index of each token's first character in the response's text (policy.decode); spans holds (start, end) of
     each block's characters, in order (rewards.parse). Tokens of blocks beyond the example's n anchors belong to none.
     """
-    begin = torch.tensor([start for start, _ in spans[:n]] or [0])
-    end = torch.tensor([end for _, end in spans[:n]] or [0])
-    block = torch.bucketize(starts, end, right=True)  # the first block that ends after this character
-    inside = (block < len(end)) & (starts >= begin[block.clamp(max=len(end) - 1)])
+    spans = spans[:n] or [(0, 0)]  # without blocks an empty one, in which no token lies
+    begin = torch.tensor([start for start, _ in spans])
+    end = torch.tensor([end for _, end in spans])
+    block = torch.bucketize(starts, end, right=True)  # the first block that ends after this character; len(end) where none does,
+    inside = (block < len(end)) & (starts >= begin[block.clamp(max=len(end) - 1)])  # so it is clamped to index begin
     return torch.where(inside, block, n)
 
 
@@ -180,18 +181,18 @@ def score(groups: list[list[Rollout]]) -> int:
 def assign_credit(group: list[Rollout], args) -> None:
     """Eqs. 10-12 for one group, then the spreading over tokens: fill in the advantages of its rollouts."""
     final = torch.tensor([[rollout.final] for rollout in group])  # [G, 1]
-    final = group_advantage(final, norm=args.norm)[:, 0]  # [G]
+    final_advantage = group_advantage(final, norm=args.norm)[:, 0]  # [G]
     step = torch.tensor([rollout.step_rewards for rollout in group])  # [G, n]
-    mask = torch.tensor([rollout.mask for rollout in group])
+    mask = torch.tensor([rollout.mask for rollout in group])  # [G, n]
     if args.advantage == "terminal" or step.shape[1] < 2:  # n = 1: the only anchor repeats the answer
-        step = torch.zeros_like(step)
+        step_advantage = torch.zeros_like(step)
     else:
-        step = bilevel_advantage(step, mask, args.lam, args.norm, args.center_intra)
+        step_advantage = bilevel_advantage(step, mask, args.lam, args.norm, args.center_intra)
     for g, rollout in enumerate(group):
         spans = [(block.start, block.end) for block in rollout.parsed.blocks]
         block = token_blocks(torch.tensor(rollout.starts), spans, step.shape[1])  # [tokens]
-        rollout.advantage = token_advantage(step, final, torch.full_like(block, g), block)
-        rollout.step_advantage, rollout.final_advantage = step[g].tolist(), final[g].item()
+        rollout.advantage = token_advantage(step_advantage, final_advantage, torch.full_like(block, g), block)
+        rollout.step_advantage, rollout.final_advantage = step_advantage[g].tolist(), final_advantage[g].item()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -208,7 +209,8 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
 
     def gradient(parts: int) -> dict[str, torch.Tensor]:
         sums = defaultdict(lambda: torch.zeros((), device=model.device))
-        for piece in pieces if parts == 1 else [half for piece in pieces for half in halves(piece)]:
+        smaller = pieces if parts == 1 else [half for piece in pieces for half in halves(piece)]
+        for piece in smaller:
             with torch.set_grad_enabled(piece["learns"]):
                 loss = token_loss(model, piece, sums, args)  # [N]
             if piece["learns"]:
@@ -233,12 +235,13 @@ def update(model, optimizers, reference, batch: list[Rollout], lr: float, args) 
 
 def prepare_all(model, reference, batch: list[Rollout], token_budget: int, args) -> list[dict]:
     """The batch as micro-batches. Rollouts without a gradient stand in micro-batches of their own, which are read for the health line only."""
-    batches = []
+    all_learn = args.beta or policy.ranks() > 1  # KL has a gradient at every token; FSDP's ranks must go backward equally often
+    batches = []  # (learns, rollouts)
     for learns in (True, False):
-        part = [rollout for rollout in batch if bool(args.beta or policy.ranks() > 1 or rollout.advantage.any()) == learns]
+        part = [rollout for rollout in batch if bool(all_learn or rollout.advantage.any()) == learns]
         lengths = [len(rollout.prompt) + len(rollout.sample.ids) for rollout in part]
         batches += [(learns, [part[i] for i in rows]) for rows in policy.micro_batches(lengths, token_budget, [rollout.prompt for rollout in part])]
-    spare = policy.missing(batches)
+    spare = policy.missing(batches)  # the first once more, of weight 0, so that every rank makes equally many
     pieces = [prepare(model, reference, part, args) | {"learns": learns} for learns, part in batches + batches[:1] * spare]
     for piece in pieces[len(batches):]:
         piece["weight"] = 0.0
@@ -259,7 +262,7 @@ def prepare(model, reference, rollouts: list[Rollout], args) -> dict:
 
 def halves(piece: dict) -> list[dict]:
     """A micro-batch as two, of half its rows each; a single row stays as it is."""
-    inputs, row = piece["inputs"], len(piece["inputs"]["responses"]) // 2
+    inputs, row = piece["inputs"], len(piece["inputs"]["responses"]) // 2  # row, token: where the second half begins
     token = sum(map(len, inputs["responses"][:row]))
     parts = []
     for rows, tokens in ((slice(row), slice(token)), (slice(row, None), slice(token, None))):
@@ -295,16 +298,17 @@ def token_loss(model, piece: dict, sums: dict, args) -> torch.Tensor:
 def health(groups: list[list[Rollout]]) -> dict[str, float]:
     """Means over the rollouts of all ranks: rewards, lengths, and the share of groups and columns that carry no signal."""
     batch = [rollout for group in groups for rollout in group]
+    # for each anchor of each group: which different rewards its rollouts got there
     columns = [{r.step_rewards[i] for r in group if r.mask[i]} for group in groups for i in range(len(group[0].mask))]
-    sums = policy.all_sum(torch.tensor([
-        [sum(r.final for r in batch), len(batch)],
-        [sum(sum(r.step_rewards) for r in batch), sum(sum(r.mask) for r in batch)],
-        [sum(len({r.final for r in group}) == 1 for group in groups), len(groups)],
-        [sum(len(column) < 2 for column in columns), len(columns)],
-        [sum(not r.sample.ended for r in batch), len(batch)],
-        [sum(len(r.sample.ids) for r in batch), len(batch)]], dtype=torch.float64))
-    names = ("final_reward", "step_reward", "equal_groups", "equal_columns", "cut", "tokens")
-    return dict(zip(names, (sums[:, 0] / sums[:, 1].clamp(min=1)).tolist()))
+    means = {  # name -> (sum, what it is divided by), both over this rank's rollouts
+        "final_reward": (sum(r.final for r in batch), len(batch)),
+        "step_reward": (sum(sum(r.step_rewards) for r in batch), sum(sum(r.mask) for r in batch)),
+        "equal_groups": (sum(len({r.final for r in group}) == 1 for group in groups), len(groups)),
+        "equal_columns": (sum(len(column) < 2 for column in columns), len(columns)),
+        "cut": (sum(not r.sample.ended for r in batch), len(batch)),
+        "tokens": (sum(len(r.sample.ids) for r in batch), len(batch))}
+    sums = policy.all_sum(torch.tensor([*means.values()], dtype=torch.float64))  # [6, 2]
+    return dict(zip(means, (sums[:, 0] / sums[:, 1].clamp(min=1)).tolist()))
 
 
 WARNINGS = {  # the known ways in which a run dies, and what helps
@@ -332,7 +336,8 @@ def warnings(records: list[dict]) -> list[str]:
         holds |= {"no_spread": mean("equal_groups", records[-10:]) > 0.95, "no_entropy": mean("entropy", records[-10:]) < 0.005,
                   "cut": mean("cut", records[-10:]) > 0.1, "kl": mean("kl", records[-10:]) > 0.5}
     if len(before) == 20:
-        holds["hacking"] = all(sign * (mean(name, last) - mean(name, before)) > 0.05 for name, sign in (("final_reward", 1), ("step_reward", -1)))
+        rise = {name: mean(name, last) - mean(name, before) for name in ("final_reward", "step_reward")}
+        holds["hacking"] = rise["final_reward"] > 0.05 and rise["step_reward"] < -0.05
     return [name for name in WARNINGS if holds.get(name)]
 
 
@@ -439,6 +444,7 @@ def main() -> None:
     if not fitting:
         policy.fail(f"{args.data}: no prompt is left to train on")
     longest = max(len(prompts[index]) for index in fitting) + args.max_tokens
+    examples = [examples[index] for index in fitting]
     sampler = policy.make_sampler(args.sampler, run.weights, model, tokenizer, longest, args.sample_rows, args.sampler_memory)
     model = policy.shard(model, args.checkpointing)
     reference = policy.shard(policy.load(args.model)[0].eval()) if args.beta else None
@@ -449,21 +455,23 @@ def main() -> None:
         start = time.time()
         policy.seed_step(args.seed, step)
         places = range(rank, args.prompts, world)  # this rank's share of the prompts; a group is never split
-        indices = policy.batch_indices(step, args.prompts, len(fitting), args.seed)
+        indices = policy.batch_indices(step, args.prompts, len(examples), args.seed)
         sampler.load(model)
-        groups = roll_out(sampler, tokenizer, [examples[fitting[indices[p]]] for p in places], [(args.seed, step, p) for p in places], args)
+        groups = roll_out(sampler, tokenizer, [examples[indices[p]] for p in places], [(args.seed, step, p) for p in places], args)
         sampled = time.time()
         lost = score(groups)
         for group in groups:
             assign_credit(group, args)
         scored = time.time()
         record = {"step": step, "lr": policy.learning_rate(step, args.steps, args.lr, warmup=5)} | health(groups)
-        record["lost"], retries = policy.all_sum(torch.tensor([lost, sampler.retries])).tolist()
+        record["lost"], resampled = policy.all_sum(torch.tensor([lost, sampler.retries])).tolist()
         record |= update(model, optimizers, reference, [rollout for group in groups for rollout in group], record["lr"], args)
-        record["retries"] += retries
+        record["retries"] += resampled
         record["warnings"] = warnings([*run.recent, record])
-        for name in set(record["warnings"]).difference(*(before["warnings"] for before in [*run.recent][-1:])):
-            policy.say(f"step {step}: {WARNINGS[name]}")
+        before = run.recent[-1]["warnings"] if run.recent else []
+        for name in record["warnings"]:
+            if name not in before:  # said in the step in which it begins to hold
+                policy.say(f"step {step}: {WARNINGS[name]}")
         record["timing"] = {"sample_s": sampled - start, "score_s": scored - sampled, "train_s": time.time() - scored}
         run.log(record)
         if rank == 0 and (step % args.dump_every == 0 or step == args.steps - 1):

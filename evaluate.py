@@ -66,16 +66,20 @@ Z2 = 1.96 ** 2
 
 
 def columns(items: list[dict]) -> np.ndarray:
-    """[examples, 6], from the items of each id: the share that is right of those in n, 1 or 0 for whether any is; and as sums right
-    steps, steps, right with a wrong step, right with steps. So pass@1 is a mean over problems, however many samples of each leave n."""
+    """[examples, 6]: what `percentages` divides, summed over the responses to each example.
+
+    Only the first two are no sums: the share of right ones among its responses in n, and 1 or 0, whether any is in n. So pass@1 is a mean
+    over problems, however many responses to each leave n."""
     rows = {}
     for item in items:
         right, steps = bool(item["final"]), item["steps"]
-        values = right, item["final"] is not None, sum(steps), len(steps), right and sum(steps) < len(steps), right and len(steps) > 0
+        values = (right, item["final"] is not None,  # is it right, is it in n
+                  sum(steps), len(steps),  # right steps, all steps
+                  right and sum(steps) < len(steps), right and len(steps) > 0)  # right with a wrong step, right with steps
         rows[item["id"]] = rows.get(item["id"], 0) + np.array(values, float)
     data = np.array(list(rows.values())).reshape(-1, 6)
-    data[:, 0] /= np.maximum(data[:, 1], 1)
-    data[:, 1] = data[:, 1] > 0
+    data[:, 0] /= np.maximum(data[:, 1], 1)  # how many are right becomes the share
+    data[:, 1] = data[:, 1] > 0  # how many are in n becomes whether any is
     return data
 
 
@@ -125,9 +129,11 @@ def mean(ids: list, values: list[float], seed: int, percent: bool = True) -> dic
 
 def without(item: dict, returns: bool, repeats: bool) -> dict:
     """The item without its return anchors, without anchors that repeat the value before them, or both."""
-    anchors = item["anchors"]
-    kept = [i for i, (name, value) in enumerate(anchors)
-            if not (returns and name == "return_val") and not (repeats and i and value == anchors[i - 1][1])]
+    anchors, kept = item["anchors"], []
+    for i, (name, value) in enumerate(anchors):
+        repeated_value = i > 0 and value == anchors[i - 1][1]
+        if not (returns and name == "return_val" or repeats and repeated_value):
+            kept.append(i)
     return item | {"steps": [item["steps"][i] for i in kept]}
 
 
@@ -156,7 +162,8 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def mean_pass_at_k(raw: dict[str, list[bool]], k: int) -> float | None:
     """The mean over problems, in percent; None where a problem has fewer than k samples. Problems without any leave n."""
     counts = [(len(judged), sum(judged)) for judged in raw.values() if judged]
-    return 100 * float(np.mean([pass_at_k(n, c, k) for n, c in counts])) if counts and min(counts)[0] >= k else None
+    fewest = min((n for n, _ in counts), default=0)
+    return 100 * float(np.mean([pass_at_k(n, c, k) for n, c in counts])) if fewest >= k else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -312,11 +319,12 @@ def read_examples(args) -> list[dict]:
 
 
 def score_responses(tokenizer, part: Part, samples: list[list[policy.Sample]]) -> list[dict]:
-    """An item for each response, also for those that a question too long to ask would have had: its scores, and what the report shows."""
+    """An item for each response: its scores, and what the report shows. A question too long to ask has as many as the others, empty ones."""
     questions, benchmark, rows = part.questions, part.benchmark, part.rows
-    count = max(map(len, samples), default=0) or 1  # a question too long to ask counts as often as the others
-    flat = [(q, s) for q, some in enumerate(samples) for s in (some or [None] * count)]
-    asked, texts = [questions[q] for q, _ in flat], ["" if s is None else policy.decode(tokenizer, s.ids, s.ended)[0] for _, s in flat]
+    count = max(map(len, samples), default=0) or 1  # responses to a question
+    flat = [(q, sample) for q, some in enumerate(samples) for sample in (some or [None] * count)]  # (question's index, response or None)
+    asked = [questions[q] for q, _ in flat]
+    texts = ["" if sample is None else policy.decode(tokenizer, sample.ids, sample.ended)[0] for _, sample in flat]
     parsed = [rewards.parse(text) for text in texts]
     traces = rewards.traces_of_inputs(parsed, asked)
     steps, masks, finals = rewards.score_parsed(parsed, asked, traces)
@@ -327,14 +335,15 @@ def score_responses(tokenizer, part: Part, samples: list[list[policy.Sample]]) -
         given = [benchmark.unanswered(rows[q]) if answer is None else answer for (q, _), answer in zip(flat, answers)]
         judged = iter(judge(benchmark, [(rows[q], text) for (q, _), text in zip(flat, given) if text is not None]))
         statuses = ["" if text is None else next(judged) for text in given]
-        by_question = itertools.groupby(zip(flat, statuses), key=lambda pair: pair[0][0])
-        finals = [None if right is None else float(right) for _, some in by_question for right in verdicts(benchmark, [status for _, status in some])]
+        finals = []
+        for _, some in itertools.groupby(zip(flat, statuses), key=lambda pair: pair[0][0]):  # the responses to one question
+            finals += [None if right is None else float(right) for right in verdicts(benchmark, [status for _, status in some])]
     items = []
     for i, (q, sample) in enumerate(flat):
-        question, count = questions[q], sum(masks[i])
+        question, n = questions[q], sum(masks[i])  # n: steps in the trace, the first n of the mask
         committed = question["task"] == "input" and traces[i] is not None and traces[i].status == "ok"
         true = [[name, text] for _, name, text in traces[i].anchors] if committed else question["anchors"]
-        items.append({"id": question["id"], "final": finals[i], "steps": steps[i][:count], "anchors": true[:count],
+        items.append({"id": question["id"], "final": finals[i], "steps": steps[i][:n], "anchors": true[:n],
                       "predicted": [block.text for block in parsed[i].blocks], "answer": answers[i], "status": statuses[i],
                       "failure": failure(sample, texts[i], answers[i]), "tokens": 0 if sample is None else len(sample.ids),
                       "ended": sample is not None and sample.ended, "response": texts[i], "program": question["shown"],
@@ -383,7 +392,7 @@ def show(metric: dict) -> str:
 
 def compare(args) -> None:
     """Print B - A per metric with the 95% interval of the paired bootstrap over examples."""
-    first, second = ({} for _ in range(2))
+    first, second = {}, {}
     results = [read_result(path) for path in (args.first, args.second)]
     for found, result in zip((first, second), results):
         for item in result["items"]:
@@ -395,8 +404,9 @@ def compare(args) -> None:
     values, spreads = [percentages(part.sum(0)) for part in data], [percentages(drawn @ part) for part in data]
     print(f"{args.second} minus {args.first}, {len(first)} examples")
     for name in ("data", "plain", "prompt", "samples", "temperature", "max_tokens"):
-        if (pair := [result.get("settings", {}).get(name) for result in results])[0] != pair[1]:
-            print(f"  note: {name} was {pair[0]} and {pair[1]}")
+        one, other = (result.get("settings", {}).get(name) for result in results)
+        if one != other:
+            print(f"  note: {name} was {one} and {other}")
     for name, label in METRICS.items():
         change = metric(values[1][name] - values[0][name], spreads[1][name] - spreads[0][name], len(first), False)
         low, high = change["interval"]

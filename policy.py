@@ -226,7 +226,9 @@ def is_field(name: str, value) -> bool:
         return isinstance(value, list) and all(isinstance(pair, list) and [type(text) for text in pair] == [str, str] for pair in value)
     if name == "task":
         return value in ("output", "input")
-    return isinstance(value, str) and (value or name != "prompt") or name not in ("id", "code", "prompt", "response", "output", "instrumented", "call")
+    if name in ("id", "code", "prompt", "response", "output", "instrumented", "call"):
+        return isinstance(value, str) and (value != "" or name != "prompt")
+    return True
 
 
 FREE = {"out", "fresh", "keep", "save_every", "dump_every", "token_budget", "sample_rows", "checkpointing", "sampler_memory",
@@ -252,7 +254,8 @@ class Run:
 
     def __init__(self, args):
         self.args, self.rank, self.signal = args, rank(), 0
-        self.folder, found = args.out / "checkpoints", [None, {"step": 0}]
+        self.folder = args.out / "checkpoints"
+        self.newest, self.saved = None, {"step": 0}  # the checkpoint to go on from, and its run.json
         self.recent = deque(maxlen=40)  # the last steps' metrics
         if self.rank == 0:
             with writing(args.out):
@@ -265,17 +268,18 @@ class Run:
                     shutil.rmtree(self.folder)
                 for unfinished in self.folder.glob("step-*.tmp"):  # of a kill while it was written
                     shutil.rmtree(unfinished)
-                found[0] = newest_checkpoint(self.folder)
+                self.newest = newest_checkpoint(self.folder)
             self.settings = describe(args)
-            if found[0]:
-                found[1] = json.loads((found[0] / "run.json").read_text())
-                refuse_other_settings(args.out, found[1], self.settings)
-                say(f"{args.out}: going on after step {found[1]['step']}")
+            if self.newest:
+                self.saved = json.loads((self.newest / "run.json").read_text())
+                refuse_other_settings(args.out, self.saved, self.settings)
+                say(f"{args.out}: going on after step {self.saved['step']}")
             for name, value in self.settings["settings"].items():
                 say(f"  {name:<16}{value}")
         if ranks() > 1:
-            torch.distributed.broadcast_object_list(found)
-        self.newest, self.saved = found
+            found = [self.newest, self.saved]
+            torch.distributed.broadcast_object_list(found)  # those of rank 0
+            self.newest, self.saved = found
         self.weights = str(self.newest / "model") if self.newest else args.model  # what to load
         self.handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -390,9 +394,12 @@ def git_commit() -> str | None:
 def refuse_other_settings(out: Path, then: dict, now: dict) -> None:
     """Ends the program if a setting that would change the result is not what it was, or a file is not what it was."""
     digests = then["digests"].keys() & now["digests"].keys()
-    then, now = (described["settings"] | described["digests"] for described in (then, now))
-    other = [f"{name} (what it holds has changed)" if name in digests else f"{name} {str(now.get(name))[:30]} (was {str(then.get(name))[:30]})"
-             for name in sorted(then.keys() | now.keys()) if name not in FREE and then.get(name) != now.get(name)]
+    then, now = (described["settings"] | described["digests"] for described in (then, now))  # a file's digest in place of its path
+    other = []
+    for name in sorted(then.keys() | now.keys()):
+        if name not in FREE and then.get(name) != now.get(name):
+            new, old = str(now.get(name))[:30], str(then.get(name))[:30]
+            other.append(f"{name} (what it holds has changed)" if name in digests else f"{name} {new} (was {old})")
     if other:
         fail(f"{out} holds a run with other settings: {', '.join(other)}. Repeat them to go on, take another --out, or start again with --fresh")
 
@@ -608,17 +615,21 @@ def decode(tokenizer, ids: list[int], ended: bool) -> tuple[str, list[int]]:
     text would give the credit of one block to the tokens of another. The last token of a response that `ended` by itself is an end
     token, no part of the text. For tokenizers that work on bytes, as Qwen's does.
     """
-    text, starts, pending, before = "", [], [], ""
+    text, starts = "", []
+    pending, before = [], ""  # tokens that may end within a character, and what they decode to so far
     for token in ids[:-1] if ended else ids:
         pending.append(token)
         after = _text(tokenizer, tuple(pending))
-        same = len(os.path.commonprefix([before, after])) if before else 0
-        starts.append(len(text) + max(same - (same == len(after)), 0))  # nothing new: it has a part in the last character
+        same = len(os.path.commonprefix([before, after]))  # characters that were there without this token
+        if 0 < same == len(after):  # it adds none, as a byte within a character: it has a part in the last one
+            same -= 1
+        starts.append(len(text) + same)
         if after.endswith(INCOMPLETE):
             before = after
         else:
             text, pending, before = text + after, [], ""
-    return text + before, starts + [len(text + before)] * ended
+    text += before
+    return text, starts + [len(text)] if ended else starts
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -661,26 +672,29 @@ def micro_batches(lengths: list[int], token_budget: int, prompts: list | None = 
 
     With `prompts`, sequences of one prompt stay side by side, so that it can be read once for all of them.
     """
-    group = [tuple(prompt) for prompt in prompts] if prompts else lengths
-    longest = {key: max(length for other, length in zip(group, lengths) if other == key) for key in set(group)}
-    batches, rows, width = [], [], 0
+    group = [tuple(prompt) for prompt in prompts] if prompts else lengths  # what is to stay together: one prompt, or one length
+    longest = {}  # group -> its longest sequence
+    for key, length in zip(group, lengths):
+        longest[key] = max(length, longest.get(key, 0))
+    batches, rows, width = [], [], 0  # finished ones; the indices and the longest sequence of the one that is being filled
     for index in sorted(range(len(lengths)), key=lambda i: (longest[group[i]], group[i], lengths[i], i)):
         width = max(width, lengths[index])
         if rows and (len(rows) + 1) * width > token_budget:
-            batches, rows, width = batches + [rows], [], lengths[index]
+            batches.append(rows)
+            rows, width = [], lengths[index]
         rows.append(index)
     return batches + [rows] if rows else batches
 
 
 def accumulate(gradient, model):
-    """gradient(parts), which goes over a batch's micro-batches, each cut into `parts`, to add up a gradient: (its result, retries).
+    """(gradient(1), 0) or, where that does not fit into the GPU's memory, (gradient(2), 1): the result and the number of retries.
 
-    parts is 1. Where a micro-batch does not fit into the GPU's memory, all of it once more with 2, at half the token budget:
-    the sum is the same. Several ranks end the program with one line, since one alone cannot go back.
+    gradient(parts) goes over a batch in micro-batches of 1/parts of the token budget; the sum of their gradients, in the weights' .grad,
+    is the same for both. Several ranks end the program with one line, since one alone cannot go back.
     """
-    for parts in (1, 2):
+    for retries, parts in enumerate((1, 2)):
         try:
-            return gradient(parts), parts - 1
+            return gradient(parts), retries
         except torch.OutOfMemoryError:
             if ranks() > 1:
                 fail("a micro-batch does not fit into memory; lower --token-budget and give the command again")
@@ -858,7 +872,7 @@ def _decode_loop(model, ends: list[int], prompts, n: int, max_tokens: int, tempe
     cache = _roomy_cache(model.config)
     hidden, mask = read_prompts(model, prompts, cache)
     sliding = slides(model)  # a window counts places in the row, and the model makes its own mask
-    c = 1 if sliding else max(c for c in range(1, 9) if n % c == 0 and (c == 1 or c * max_tokens <= 2048))
+    c = 1 if sliding else max(k for k in range(1, 9) if n % k == 0 and (k == 1 or k * max_tokens <= 2048))
     rows = len(prompts) * n // c
     cache.batch_repeat_interleave(n // c)
     position = mask.sum(1, keepdim=True).repeat_interleave(n // c, 0).repeat(1, c)  # of the next tokens, [rows, c]
@@ -871,13 +885,14 @@ def _decode_loop(model, ends: list[int], prompts, n: int, max_tokens: int, tempe
     tokens = torch.zeros((rows, c, max_tokens), dtype=torch.long, device=device)
     stops = torch.tensor(ends, device=device)
     logprobs = torch.zeros((rows, c, max_tokens), device=device)
-    lengths = torch.full((rows, c), max_tokens, device=device)
+    lengths = torch.full((rows, c), max_tokens, device=device)  # with the end token; what a row's ended responses still draw is cut off
     alive = torch.arange(rows, device=device)  # which row of the results each row of the cache belongs to
     for t in range(max_tokens):
-        token, logprobs[alive, :, t] = draw(logits, temperature, uniforms if uniforms is None else uniforms.view(rows, c, -1)[alive, :, t])  # [rows alive, c]
+        u = None if uniforms is None else uniforms.view(rows, c, -1)[alive, :, t]
+        token, logprobs[alive, :, t] = draw(logits, temperature, u)  # [rows alive, c]
         tokens[alive, :, t] = token
         lengths[alive] = torch.where(torch.isin(token, stops), lengths[alive].clamp(max=t + 1), lengths[alive])
-        going = (lengths[alive] > t + 1).any(1)
+        going = (lengths[alive] > t + 1).any(1)  # the rows with a response that has not ended
         if t + 1 == max_tokens or not going.any():
             break
         if going.sum() <= 0.8 * len(going):  # copying the cache has a price: drop rows in bunches

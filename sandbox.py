@@ -272,8 +272,8 @@ class _Server:
             self.process.stdin.flush()
 
     def receive(self):
-        """(starved of CPU?, to be retired?, Traces), or None when it was the server's greeting. Raises EOFError if the server died or is
-        late; a reply that has come is not late, however long the caller let it wait."""
+        """The reply to its job: (did it get too little CPU, must the server end, Traces); None for the greeting, by which a new server says
+        what it lacks. EOFError if it died or is late; a reply that has come is not late, however long the caller let it wait."""
         if time.monotonic() > self.deadline and not _speaking([self.process.stdout.fileno()], 0):
             raise EOFError("the worker is stuck")
         size, starved, retire = _HEAD.unpack(self._read(_HEAD.size))
@@ -320,10 +320,12 @@ def _run(tasks, workers, hash_seed):
     """Yield the Traces of each task (one, or one for each of its inputs), in order, on at most `workers` servers at a time."""
     workers = workers or os.cpu_count() or 1
     coming = ((number, task, 0) for number, task in enumerate(tasks))
-    again, done, busy, given, taken, more = [], {}, {}, 0, 0, True      # jobs to repeat; results by number; servers by descriptor
+    again, done, busy = [], {}, {}      # jobs to repeat; results by number; servers by descriptor
+    taken, given, more = 0, 0, True     # how many jobs were begun, and how many results yielded; may `coming` hold more?
     try:
         while busy or again or more:
-            while len(busy) < workers and (again or more and taken - given < 16 * workers):     # a slow job holds back later results
+            # a slow job holds back the results of later ones, so these do not run ahead without end
+            while len(busy) < workers and (again or more and taken - given < 16 * workers):
                 job = again.pop() if again else next(coming, None)
                 if job is None:
                     more = False
@@ -336,11 +338,12 @@ def _run(tasks, workers, hash_seed):
                 server = busy[fd]
                 try:
                     reply = server.receive()
-                except EOFError as problem:
+                except EOFError as problem:     # as if starved: the job has one more try
                     reply = True, True, [Trace(Status.LOST, error=str(problem), missing=server.missing or ())]
-                if reply is None:
+                if reply is None:       # it was the greeting
                     continue
-                (starved, retire, traces), (number, task, tries) = reply, server.job
+                starved, retire, traces = reply
+                number, task, tries = server.job
                 if starved and not tries:
                     again.append((number, task | {"timeout": 4 * task["timeout"]}, 1))
                 else:
@@ -392,18 +395,20 @@ def _speaking(descriptors, patience):
 
 _SIZE, _HEAD = struct.Struct("!I"), struct.Struct("!I2?")      # of a task; of a report: size, starved, retire
 _running, _late = 0, False      # process id of the child, and whether it had to be killed
-_shared = _stage = _seal = _flags = None        # memory for the child's report; the _Stage for its run; what seals it off just before;
-                                                # the flags of the descriptors 0 to 2, which all programs of a server share
+_shared = None      # memory for the child's report
+_stage = None       # the _Stage for its run
+_seal = None        # a function that seals the child off just before its run
+_flags = None       # the flags of the descriptors 0 to 2, which all programs of a server share
 _WARM = "import re\ndef f(x):\n    print(x)\n    print(f'x: {x}')\n    return [x, 'a', {2.5: None}]"
 
 
 def _serve(options):
     jobs, replies = open(os.dup(0), "rb"), open(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
-    sys.path[:1] = sys.argv[1:] = []     # the caller's folders, and what it says here, are not the program's business
+    del sys.path[:1], sys.argv[1:]      # this file's folder, and what the caller says here, are not the program's business
     sys.path += options["packages"]
     builtins.exit = builtins.quit = _sitebuiltins.Quitter("exit", "Ctrl-D")      # of the module site, which -S leaves out
-    for name in PRELOAD + ["numpy"] * options["numpy"]:
+    for name in [*PRELOAD, "numpy"] if options["numpy"] else PRELOAD:
         with contextlib.suppress(ImportError):      # the program that imports it will say so
             __import__(name)
     _limit(resource.RLIMIT_CORE, 0)
@@ -547,7 +552,7 @@ def _execute(task, text):
         code = _compile(task["program"])
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as problem:
         return _result("syntax", _describe(problem))
-    stage, _stage = _stage or _Stage(), None
+    stage, _stage = _stage or _Stage(), None    # the one at hand serves one run
     namespace, status, value, error = stage.main.__dict__, "ok", "", ""
     try:
         exec(code, namespace)
@@ -776,16 +781,17 @@ def _open_to_all(path):
 
 def _landlock(state):
     """Read Python's libraries, write the own directory; no TCP, no abstract sockets, no signals outside."""
-    version = _libc("syscall", 444, None, 0, 1)
-    rights = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
-    network, scope = 3 if version >= 4 else 0, 3 if version >= 6 else 0
-    attributes = struct.pack("3Q", rights, network, scope)[:8 if version < 4 else 16 if version < 6 else 24]
-    rules = _libc("syscall", 444, attributes, len(attributes), 0)
+    version = _libc("syscall", 444, None, 0, 1)     # landlock_create_ruleset, here only asked for its version
+    rights = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1       # to files: one bit for each that the version knows
+    network = 3 if version >= 4 else 0      # bind and connect TCP
+    scope = 3 if version >= 6 else 0        # abstract sockets, signals
+    size = 8 if version < 4 else 16 if version < 6 else 24      # the struct grew by one field with each of the two
+    rules = _libc("syscall", 444, struct.pack("3Q", rights, network, scope)[:size], size, 0)
     for path, allowed in [(path, 0b1100) for path in state.readable] + [(".", rights)]:     # 0b1100: read files, list directories
         fd = os.open(path, os.O_PATH)
-        _libc("syscall", 445, rules, 1, struct.pack("=Qi", allowed, fd), 0)
+        _libc("syscall", 445, rules, 1, struct.pack("=Qi", allowed, fd), 0)     # landlock_add_rule; 1: for all below a path
         os.close(fd)
-    _libc("syscall", 446, rules, 0)
+    _libc("syscall", 446, rules, 0)     # landlock_restrict_self
     os.close(rules)
 
 
@@ -827,9 +833,11 @@ def _filter(library, default, action, names):
     rules = ctypes.c_void_p(library.seccomp_init(default))
     for name in names:
         number = library.seccomp_syscall_resolve_name(name.encode())
-        for only in _ONLY.get(name, [()]) if number >= 0 else ():       # this architecture has it
+        if number < 0:      # this architecture lacks it
+            continue
+        for only in _ONLY.get(name, [None]):    # None: with any arguments
             test = struct.pack("=IIQQ", *only, 0) if only else None     # struct scmp_arg_cmp
-            library.seccomp_rule_add_array(rules, action, number, len(only) > 0, test)
+            library.seccomp_rule_add_array(rules, action, number, 1 if only else 0, test)
     library.seccomp_attr_set(rules, 8, 2)       # SCMP_FLTATR_CTL_OPTIMIZE: a binary tree
     reader, writer = os.pipe()
     if library.seccomp_export_bpf(rules, writer):

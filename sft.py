@@ -58,10 +58,11 @@ def train_step(model, optimizers, prompts, responses, token_budget: int, lr: flo
     def gradient(parts: int) -> torch.Tensor:
         loss = torch.zeros((), device=model.device)
         batches = policy.micro_batches([len(p) + len(r) for p, r in zip(prompts, responses)], token_budget // parts)
-        spare = policy.missing(batches)  # of weight 0, so that every rank makes equally many
+        spare = policy.missing(batches)  # the first once more, of weight 0, so that every rank makes equally many
         for k, rows in enumerate(batches + batches[:1] * spare):
+            weight = 1.0 if k < len(batches) else 0.0
             logprobs, _ = policy.token_logprobs(model, [prompts[i] for i in rows], [responses[i] for i in rows])
-            part = -logprobs.sum() / total * (k < len(batches))
+            part = -logprobs.sum() / total * weight
             part.backward()
             loss += part.detach()
         return loss
@@ -88,9 +89,9 @@ def main() -> None:
     for step in bar:
         start = time.time()
         policy.seed_step(args.seed, step)
-        rows = policy.batch_indices(step, args.batch, len(prompts), args.seed)[rank::world]  # this rank's share
+        share = policy.batch_indices(step, args.batch, len(prompts), args.seed)[rank::world]  # this rank's examples
         record = {"step": step, "lr": policy.learning_rate(step, steps, args.lr, warmup=50)}
-        record |= train_step(model, optimizers, [prompts[i] for i in rows], [responses[i] for i in rows], args.token_budget, record["lr"])
+        record |= train_step(model, optimizers, [prompts[i] for i in share], [responses[i] for i in share], args.token_budget, record["lr"])
         run.log(record | {"timing": {"step_s": time.time() - start}})
         run.save(step + 1, model, tokenizer, optimizers)
         bar.set_postfix_str(f"loss {record['loss']:.3f}")

@@ -26,7 +26,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-LETTERS = "bdgkm"  # no two of them stand side by side in a Python keyword, so the tokenizer never merges them
+LETTERS = "bdgkm"  # of strings; no word of the toy's programs consists of these alone, so the tokenizer never merges them
 MAX_INT, MAX_TEXT, MAX_ITEMS = 30, 5, 4
 TAGS = [f"<{slash}{name}>" for name in ("reasoning", "print", "answer", "input") for slash in ("", "/")]
 PAD, EOS = "<|pad|>", "<|end|>"
@@ -67,7 +67,7 @@ class Generator:
         return {letter: rng.randint(0, 9) for letter in rng.sample(LETTERS, rng.randint(1, 2))}
 
     def pick(self, kind: type):
-        """A variable that holds a value of exactly this type, the newest ones first; None if there is none."""
+        """A variable that holds a value of exactly this type, more often than not the newest; None if there is none."""
         names = [name for name, value in self.env.items() if type(value) is kind]
         if not names:
             return None
@@ -121,8 +121,10 @@ class Generator:
         """(text, value) of a random expression; with `kind`, one whose value has this type if any has."""
         found = [pair for source in (int, bool, str, list, dict) for pair in self.candidates(source)]
         fitting = [pair for pair in found if kind is None or type(pair[1]) is kind]
-        newest = [pair for pair in fitting if re.search(rf"\b{list(self.env)[-1]}\b", pair[0])]
-        return self.rng.choice(newest if newest and self.rng.random() < 0.5 else fitting or found)
+        newest = [pair for pair in fitting if re.search(rf"\b{list(self.env)[-1]}\b", pair[0])]  # those with the newest variable
+        if newest and self.rng.random() < 0.5:
+            return self.rng.choice(newest)
+        return self.rng.choice(fitting or found)
 
     def condition(self):
         """(text, truth) of a random comparison."""
@@ -214,13 +216,13 @@ class Generator:
         parameters = list(self.env)
         call = f"f({', '.join(repr(self.env[name]) for name in parameters)})"
         compound = [0, 0.1, 0.2, 0.3, 0.4][min(self.difficulty, 5) - 1]  # share of branches and loops
-        for _ in range(rng.randint(self.difficulty, self.difficulty + 1) - 1):
+        for _ in range(rng.randint(self.difficulty, self.difficulty + 1) - 1):  # the return is one more
             draw = rng.random()
             if draw < compound:
                 rng.choice([self.branch, self.branch, self.loop])()
-            elif draw < compound + 0.15:
+            elif draw < compound + 0.15:  # a share of 0.15
                 self.mutate()
-            elif draw < compound + 0.18 and self.difficulty > 1:
+            elif draw < compound + 0.18 and self.difficulty > 1:  # a share of 0.03
                 self.early_return()
             else:
                 self.assign()
@@ -249,6 +251,7 @@ def programs(count: int, test: bool, difficulty: int, seed: int):
 # Tokenizer and model
 
 
+# Spaces are escaped. First alternative: a line break with its indentation and the word, if one of these, that begins the line.
 PIECE = re.compile(r"""\n\ *(?:print\(f'|return\ |if\ |for\ |else:|assert\ f\()?|def\ f\(|if\ |\ in\           # line starts, words
                        |\.?[a-z_]{2,}\(?|\[::-1\]|\ ?[-+*/%<>=]+\ |[,;]\ |:\ \{?|\}'\)|\?\?""", re.VERBOSE)
 
@@ -267,7 +270,7 @@ def make_tokenizer(texts, context: int = CONTEXT):
     vocabulary = {byte: i for i, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token=None, pad_token=PAD, eos_token=EOS,
                                model_max_length=context)
-    texts = (re.sub(r"(?<!f)'[^'\n]*'", "''", text) for text in texts)
+    texts = (re.sub(r"(?<!f)'[^'\n]*'", "''", text) for text in texts)  # without the contents of strings; an anchor's f'...' stays
     counts = Counter(piece for text in texts for piece in PIECE.findall(text) if len(piece) > 1)
     pieces = sorted(piece for piece, count in counts.items() if count >= 5)
     tokenizer.add_tokens([AddedToken(piece, normalized=False, single_word=piece.isidentifier()) for piece in TAGS + pieces])
@@ -298,6 +301,7 @@ def tokenizer_texts(rows):
     for row in rows:
         names = sorted(set(re.findall(r"\b[a-z]\b", row["code"]))) + ["return_val"]
         anchors = "".join(f"\n    {name} = 1\n    print(f'{name}: {{{name}}}')" for name in names)
+        # "; if ": reasoning has "; " between its pieces and `if` in them, programs have neither within a line
         yield f"{row['code']}{anchors}\n    return return_val\nassert {row['call']} == ??\nassert f(??) == 1; if "
 
 
