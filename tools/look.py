@@ -181,6 +181,8 @@ def main() -> None:
                 raise BadInput(f"{path}: no such file")
         from transformers import AutoTokenizer
 
+        import policy
+
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
         rows = [row for path in args.programs for row in loop_costs(path, lambda text: len(tokenizer(text).input_ids))]
         args.out.mkdir(parents=True, exist_ok=True)
@@ -190,7 +192,8 @@ def main() -> None:
     names = [name for name in rows[0] if name not in COST]
     lines = [[*names, *COST.values()], ["---"] * (len(names) + len(COST))]
     lines += [[*(str(row[name]) for name in names), *(f"{row[name]:.1f}" for name in COST)] for row in rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\nTokens are those of {args.tokenizer}.\n"
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n"
+    table += f"Tokens are those of {args.tokenizer}. Made by `python {' '.join(['tools/look.py', *sys.argv[1:]])}` at commit {policy.git_commit()}.\n"
     (args.out / "loop_anchors.md").write_text(table)
     draw_costs(rows, args.out / "loop_anchors.png")
     print(table + f"\nwritten to {args.out}")
