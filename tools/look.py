@@ -193,7 +193,7 @@ def main() -> None:
     lines = [[*names, *COST.values()], ["---"] * (len(names) + len(COST))]
     lines += [[*(str(row[name]) for name in names), *(f"{row[name]:.1f}" for name in COST)] for row in rows]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n"
-    table += f"Tokens are those of {args.tokenizer}. Made by `python {' '.join(['tools/look.py', *sys.argv[1:]])}` at commit {policy.git_commit()}.\n"
+    table += f"Tokens are those of {args.tokenizer}. Made by `python tools/look.py --programs {' '.join(args.programs)}`, commit {policy.git_commit()}.\n"
     (args.out / "loop_anchors.md").write_text(table)
     draw_costs(rows, args.out / "loop_anchors.png")
     print(table + f"\nwritten to {args.out}")
