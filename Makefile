@@ -1,6 +1,7 @@
 # make demo | test | test-slow | bench | ablation | large: each makes .venv and installs requirements.txt first, if that has not been done; test-vllm makes .venv-vllm.
 
 PYTHON ?= python3
+# OUT, and DATA below, are folders without spaces in their names.
 OUT ?= runs
 TASK ?= output
 SEED ?= 0
@@ -59,7 +60,7 @@ bench: .venv/installed
 	$(RUN) tools/bench.py
 
 ablation: .venv/installed
-	$(RUN) tools/ablation.py
+	$(RUN) tools/ablation.py --out $(OUT)/ablation
 
 # A model of 33 million parameters from scratch, on programs as rich as CRUXEval's, then asked CRUXEval's questions (DATA/cruxeval.jsonl).
 # large-data takes some 40 minutes on 2 busy cores and needs no GPU. On one H200 the first 309 steps of large's SFT took two minutes; the whole was not run.

@@ -130,6 +130,8 @@ def test_jobs_wait_for_what_they_need_and_are_done_once(tmp_path):
         ablation.run_all([job("a", code="open({!r}, 'w')")], 1, tmp_path)
     made, out = ablation.stamp(tmp_path / "a"), tmp_path / "runs"  # a stamp names no folder of the runs: they may move, or have another name
     made.write_text(f"x.py --out {out}/seed-0/sft")
+    inside = ablation.ROOT / "runs"
+    assert ablation.shown(f"{ablation.ROOT}/x.py --out {inside}/seed-0", inside) == ablation.shown(f"{ablation.ROOT}/x.py --out runs/seed-0", Path("runs")) == "x.py --out seed-0"
     for name in (out, Path("other")):
         assert ablation.shown(f"x.py --out {name}/seed-0/sft", name) == ablation.shown(made.read_text(), out) == "x.py --out seed-0/sft"
     failed = ablation.run_all([job("e", "d"), job("d", code="import sys; sys.exit(3)")], 1, tmp_path)

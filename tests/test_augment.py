@@ -471,6 +471,31 @@ def test_a_value_that_ends_in_a_newline_survives_reading():
     assert rewards.score(example["response"], example) == ([1.0, 1.0], [True, True], 1.0)
 
 
+def test_what_a_lambda_names_is_not_filled_in():
+    [example], _ = make("def f(a):\n    return sorted([3, 1], key=lambda a: -a) + [a]", "f(2)")
+    assert "return_val = sorted([3, 1], key=lambda a: -a) + [a]" in example["response"]
+
+
+def test_the_entry_of_a_row_is_what_its_input_calls():
+    [example] = augment.build([{"id": "p", "code": "def g(x):\n    y = x\n    return y\ndef h(x):\n    return 0", "entry": "g", "input": "1"}])
+    assert example["call"] == "g(1)" and example["output"] == "1"
+
+
+def test_what_finally_binds_is_bound():
+    code = "def f(d):\n    try:\n        pass\n    finally:\n        y = 4\n    for i in d:\n        y = i"
+    assert [(name, text) for _, name, text in sandbox.trace(augment.instrument(code), "f([])").anchors] == [("y", "4"), ("y", "4")]
+
+
+@pytest.mark.parametrize("code, call, tasks, reason", [
+    ("def f(a):\n    return_val = a\n    return hash('x') % 10 ** 6", "f(1)", ("output",), "another text under another hash seed"),  # its anchor shows the same
+    ("def f(a, b):\n    a.append(1)\n    return len(b)", "f(*[[]] * 2)", ("input",), "the arguments as literals give another run (input prediction)"),  # a is b
+    ("def f(a, b):\n    c = b\n    return c", "f('</input>', 1)", ("output", "input"), "a text contains a tag of the format")])
+def test_what_only_one_check_sees(code, call, tasks, reason):
+    for task in tasks:
+        examples, report = make(code, call, task=task)
+        assert not examples and report.dropped == {reason: 1}
+
+
 def test_arguments_that_are_no_literals_are_written_as_literals_or_dropped():
     [example], _ = make("def f(d, k=1):\n    return len(d) + k", "f(dict(a=1))", task="input")
     assert example["response"].endswith("<answer>{'a': 1}, 1</answer>")
@@ -1079,6 +1104,8 @@ def test_a_run_that_was_late_is_tried_once_more_with_more_time(monkeypatch):
     report = augment.Report()
     rows = [{"id": "late", "code": "def f(a):\n    b = a + 1\n    return b", "call": "f(1)"}]
     assert [example["id"] for example in augment.build(rows, report=report)] == ["late"] and not report.dropped
+    examples, report = make("def f():\n    a = {'ab', 'cd', 'ef', 'gh'}\n    return 1", "f()")  # and alone it is tried under the second hash seed
+    assert not examples and report.dropped == {"another text under another hash seed": 1}
 
 
 def test_an_endless_program_is_tried_only_once_more(monkeypatch):

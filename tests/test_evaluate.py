@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import evaluate
 import policy
 import rewards
 import toy
+from test_rewards import LONG
 from tools import benchmarks
 
 
@@ -40,6 +42,21 @@ def total(items):
 def test_percentages_by_hand():
     # final: 2 of 4. step: 2 + 1 + 1 + 1 = 5 of 2 + 2 + 3 + 1 = 8 anchors. Of the two right answers one has a wrong anchor.
     assert total(ITEMS) == {"final": 50.0, "step": 62.5, "gap": -12.5, "wrong_trace": 50.0}
+
+
+def test_n_of_wrong_traces_is_that_of_right_answers_with_anchors():
+    assert evaluate.summarize(ITEMS, 0)["wrong_trace"]["n"] == 2
+
+
+def test_samples_of_one_example_are_drawn_together_in_means_too():
+    # 50 examples, half of them right in all ten samples: half the width is 1.96 x 50 / sqrt(50) = 13.9, not 1.96 x 50 / sqrt(500)
+    low, high = evaluate.mean([i for i in range(50) for _ in range(10)], [100.0 * (i % 2) for i in range(50) for _ in range(10)], 0)["interval"]
+    assert 24 < high - low < 32
+
+
+def test_the_first_anchor_repeats_none():
+    one = item("a", 1.0, [0.0, 1.0, 1.0], [["a", "1"], ["b", "2"], ["c", "1"]])  # the last value is the first's, not that before it
+    assert evaluate.breakdown([one], 0)["without"]["repeated values"]["step"]["value"] == pytest.approx(200 / 3)
 
 
 def test_an_answer_without_anchors_is_no_faithful_trace():
@@ -436,6 +453,24 @@ def test_steps_of_another_input_are_held_against_that_inputs_trace(folder, tmp_p
     assert one["final"] == 1.0 and one["answer"] == "f(5)" and one["anchors"] == [["y", "6"], ["return_val", "0"]] and one["steps"] == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("response, steps, anchors", [
+    ("<input>2</input><print>m: 3</print><print>return_val: yes</print><answer>2</answer>", [1, 1], [["m", "3"], ["return_val", "yes"]]),  # n is 3, its own trace has 2
+    ("<input>'a'</input><answer>'a'</answer>", [0, 0, 0], LONG["anchors"])])  # raises: it has no trace of its own
+def test_steps_beyond_the_trace_of_the_committed_input_are_left_out(monkeypatch, response, steps, anchors):
+    monkeypatch.setattr(policy, "decode", lambda *_: (response, []))
+    part = evaluate.Part("", None, True, Path(), None, [LONG | {"id": "x", "shown": ""}], {})
+    [one] = evaluate.score_responses(None, part, [[policy.Sample([], [], True)]])
+    assert one["steps"] == steps and one["anchors"] == anchors
+
+
+@pytest.mark.parametrize("style", ["bare", "instruct"])
+def test_without_anchors_the_question_has_none(folder, style):
+    args = argparse.Namespace(data=folder / "examples.jsonl", plain=True, prompt=style, limit=None)
+    for example in evaluate.read_examples(args):
+        bare = augment.make_prompt(example["code"], example["call"], example["output"], example["task"], style, steps=False)
+        assert example["prompt"] == bare and "print" not in bare
+
+
 def test_failures_by_kind():
     cut, ended = policy.Sample([1], [], False), policy.Sample([1], [], True)
     assert evaluate.failure(None, "", None) == "prompt longer than the context"
@@ -534,6 +569,16 @@ def test_what_was_sampled_under_other_settings_is_refused(folder, tmp_path, caps
         assert stop.value.code == 2 and "other settings" in capsys.readouterr().err
 
 
+def test_samples_belong_to_weights_prompts_and_settings(folder, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    before = evaluate.fingerprint(settings(tmp_path), [[1]])
+    assert before == evaluate.fingerprint(settings(tmp_path), [[1]])
+    assert before not in (evaluate.fingerprint(settings(tmp_path), [[2]]), *(evaluate.fingerprint(settings(tmp_path, **more), [[1]]) for more in ({"temperature": 1.0}, {"samples": 2})))
+    with (tmp_path / "model/config.json").open("a") as file:
+        file.write(" ")
+    assert before != evaluate.fingerprint(settings(tmp_path), [[1]])
+
+
 def test_what_was_sampled_in_batches_of_another_size_is_refused(folder, tmp_path, monkeypatch, capsys):
     # as on a GPU, whose batches are larger: the second batch of eight prompts is not the second of four
     sampler, model, prompts = loaded(folder)
@@ -546,12 +591,13 @@ def test_what_was_sampled_in_batches_of_another_size_is_refused(folder, tmp_path
     assert "another kind of machine" in capsys.readouterr().err
 
 
-def test_greedy_responses_do_not_depend_on_the_batch(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_responses_do_not_depend_on_the_batch(folder, tmp_path, monkeypatch, temperature):
     sampler, model, prompts = loaded(folder)
     found = []
     for size in (1, 5, 256):
         monkeypatch.setattr(evaluate, "BATCH", size)
-        found.append([some[0].ids for some in evaluate.generate(sampler, model, prompts, tmp_path / f"{size}.partial", settings(folder))])
+        found.append([some[0].ids for some in evaluate.generate(sampler, model, prompts, tmp_path / f"{size}.partial", settings(folder, temperature=temperature))])
     assert found[0] == found[1] == found[2] and len(set(map(tuple, found[0]))) > 1
 
 

@@ -260,6 +260,13 @@ def test_a_batch_equals_one_by_one_with_one_sandbox_call_per_program(monkeypatch
     assert list(zip(*batch)) == [score(*pair) for pair in pairs]
 
 
+def test_two_functions_of_one_program_are_two_entries():
+    program = "".join(f"def {name}(a):\n    return_val = a * {k}\n    print(f'return_val: {{return_val}}')\n    return return_val\n" for name, k in (("f", 1), ("g", 2)))
+    one = {"task": "input", "instrumented": program, "call": "f(4)", "anchors": [["return_val", "4"]], "output": "4"}
+    steps, _, finals = score_many([input_response("4", "return_val: 4"), input_response("2", "return_val: 4")], [one, one | {"call": "g(2)"}])
+    assert finals == [1, 1] and steps == [[1], [1]]
+
+
 def test_nothing_to_score():
     assert score_many([], []) == ([], [], [])
 

@@ -654,6 +654,18 @@ def test_the_last_job_is_retried_too():
     assert victim not in sandbox._idle[0, False, sandbox.LAYERS]
 
 
+def test_a_starved_job_has_four_times_the_time(monkeypatch):
+    sent, send, receive = [], sandbox._Server.send, sandbox._Server.receive
+    monkeypatch.setattr(sandbox._Server, "send", lambda self, job: sent.append(job[1]["timeout"]) or send(self, job))
+
+    def starve(self):
+        reply = receive(self)
+        return reply and (len(sent) == 1, *reply[1:])
+
+    monkeypatch.setattr(sandbox._Server, "receive", starve)
+    assert trace("", "7", timeout=1.0).value == "7" and sent == [1.0, 4.0]
+
+
 def test_an_error_of_the_jobs_is_the_callers():
     with pytest.raises(ZeroDivisionError):
         list(trace_many((HONEST, f"f({1 / n})") for n in (2, 1, 0)))
@@ -776,6 +788,12 @@ def test_command_line(tmp_path):
     assert "hello" in bare.stdout and "no CALL was given" in bare.stdout and bare.returncode == 0
     (tmp_path / "half.py").write_text("x = '\\ud800'\nprint(f'x: {x}')\nraise ValueError(x)")
     assert command(tmp_path / "half.py").stdout.startswith("line 2    x: \\ud800\n--- error ValueError: \\ud800\n")
+
+
+def test_the_command_line_runs_under_two_hash_seeds(tmp_path):
+    (tmp_path / "p.py").write_text("x = 1")
+    shown = command(tmp_path / "p.py", "hash('a')")
+    assert shown.returncode == 1 and "nondeterministic" in shown.stdout
 
 
 def test_one_line_errors(tmp_path):

@@ -90,6 +90,25 @@ def test_a_model_that_is_not_there_is_not_looked_for_elsewhere(folder, monkeypat
             policy.load(identity)
 
 
+def test_the_rate_that_is_logged_is_the_one_that_trains_and_the_seed_orders_the_examples(folder, monkeypatch, tmp_path):
+    calls, step = [], sft.train_step
+    monkeypatch.setattr(sft, "train_step", lambda model, optimizers, prompts, responses, budget, lr: calls.append((lr, prompts)) or step(model, optimizers, prompts, responses, budget, lr))
+    for seed in (0, 1):
+        run(monkeypatch, sft, "--model", folder / "model", "--data", folder / "examples.jsonl", "--out", tmp_path / str(seed), "--batch", 4, "--seed", seed, "--epochs", 1)
+    logged = [json.loads(line)["lr"] for seed in "01" for line in (tmp_path / seed / "metrics.jsonl").read_text().splitlines()]
+    assert [lr for lr, _ in calls] == logged and len(set(logged)) > 1
+    assert len(calls) == 4 and calls[0][1] != calls[2][1]  # eight examples of either seed in batches of four
+
+
+def test_a_long_gradient_is_shortened_to_1(folder):
+    model, tokenizer = policy.load(str(folder / "model"))
+    before = [weight.detach().clone() for weight in model.parameters()]
+    prompts, responses = [tokenizer.encode("a = 1")], policy.encode_responses(tokenizer, ["<answer>1</answer>"])
+    norm = sft.train_step(model, [torch.optim.SGD(model.parameters(), lr=1.0)], prompts, responses, 64, 1.0)["grad_norm"]
+    moved = sum((weight - old).square().sum() for weight, old in zip(model.parameters(), before)) ** 0.5
+    assert norm > 1.5 and moved.item() == pytest.approx(1, rel=1e-3)
+
+
 def test_damaged_weights_are_one_line(folder, tmp_path, capsys):
     shutil.copytree(folder / "model", tmp_path / "model")
     os.truncate(tmp_path / "model/model.safetensors", 1000)

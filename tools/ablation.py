@@ -257,7 +257,7 @@ def stamp(product: Path) -> Path:
 
 def shown(command: str, out: Path) -> str:
     """A command as it stands in a stamp: without the folders of the project and of the runs, which may move."""
-    return command.replace(f"{ROOT}/", "").replace(f"{out}/", "")
+    return command.replace(f"{out}/", "").replace(f"{ROOT}/", "")
 
 
 def is_done(job: Job, out: Path) -> bool:

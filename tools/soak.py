@@ -69,7 +69,7 @@ def watch(pid: int, runs, metrics: Path, pause: float = 0.1) -> list[dict[str, f
             looks[metrics.read_text().count("\n") if metrics.exists() else 0] = look(pid)
         except (OSError, IndexError, KeyError):
             continue  # it has just ended
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
     rows, before = [], (0, looks.get(0, {"cpu_total": 0})["cpu_total"])
     for step, row in looks.items():
         if 0 < step < len(records):  # after the last one it is ending
