@@ -100,7 +100,7 @@ ARMS = CORE | {name: arm for sweep in SWEEPS.values() for name, arm in sweep.ite
 NEIGHBOURS = [("sft", "terminal"), ("sft", "bilevel"), ("sft", "step"), ("terminal", "step"), ("terminal", "bilevel"), ("step", "bilevel"), ("bilevel", "centred"), ("coupled", "bilevel"),
               ("format", "rl-only"), ("sft", "rl-only"), ("rl-only", "bilevel"), ("sft", "sft-longer"), ("sft-longer", "bilevel"),
               *(("sft-longer", f"{name}-longer") for name in ("terminal", "step", "bilevel")), ("terminal-longer", "bilevel-longer"), ("step-longer", "bilevel-longer"),
-              ("terminal", "terminal-slow"), ("terminal-slow", "bilevel-slow"), ("bilevel", "bilevel-slow"), ("terminal", "terminal-kl"), ("terminal-kl", "bilevel"),
+              ("terminal", "terminal-slow"), ("terminal-slow", "bilevel"), ("sft", "terminal-slow"), ("sft", "terminal-kl"), ("terminal-slow", "bilevel-slow"), ("bilevel", "bilevel-slow"), ("terminal", "terminal-kl"), ("terminal-kl", "bilevel"),
               *((f"{name}-sft", name) for name in SWEEPS["size"] if f"{name}-sft" in SWEEPS["size"]),
               *(("bilevel", name) for key, sweep in SWEEPS.items() if key not in ("longer", "gentle") for name in sweep if not name.endswith("-sft"))]
 
