@@ -444,9 +444,10 @@ def score(args) -> None:
     generations = {name: [benchmark.gold(row)] for name, row in rows.items()} if str(args.generations) == "gold" else read_generations(args.generations, rows)
     statuses = iter(judge(benchmark, [(rows[name], text) for name, texts in generations.items() for text in texts]))
     by_problem = {name: [next(statuses) for _ in texts] for name, texts in generations.items()}
-    raw = {name: [right for right in verdicts(benchmark, some) if right is not None] for name, some in by_problem.items()}
+    judged = {name: verdicts(benchmark, some) for name, some in by_problem.items()}
+    raw = {name: [right for right in some if right is not None] for name, some in judged.items()}
     at = {k: mean_pass_at_k(raw, k) for k in (1, 5)}
-    items = [{"id": name, "final": right} for name, some in by_problem.items() for right in verdicts(benchmark, some)]
+    items = [{"id": name, "final": right} for name, some in judged.items() for right in some]
     more = benchmark.extra(items, lambda ids, values: mean(ids, values, 0))
     with policy.writing(args.out):
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -441,7 +441,7 @@ def _serve(options):
 
 
 def _littered():
-    """Has a program left files, locked the directory, or set flags of the descriptors? Then this server ends, and its directory goes with it."""
+    """Has a program left files, locked the directory, or set flags of the descriptors? A server then ends, and its directory goes with it."""
     try:
         return bool(os.listdir(".")) or os.stat(".").st_mode & 0o777 != 0o700 or fcntl.fcntl(0, fcntl.F_GETFL) != _flags
     except OSError:
@@ -516,7 +516,7 @@ def _child(task):
     inputs, here, results = task.get("inputs", [None]), os.getcwd(), []
     for text in inputs:
         results.append(_execute(task, text))
-        if len(inputs) > 1 and (os.getcwd() != here or os.listdir(".")):     # the next input would find it: each alone
+        if len(inputs) > 1 and (os.getcwd() != here or _littered()):     # the next input would find it: each alone
             results = [_result("killed", "left files, or another directory, to the next input")]
             break
     _report(results)

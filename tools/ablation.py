@@ -14,7 +14,7 @@ there has no programs of another kind than SFT had. A second test has about five
 RL only starts from an SFT of FORMAT epochs ("format SFT" in the table), because a random model never writes the format and so is never
 rewarded. Prompts are bare, so without decoupled tasks only the form of the response is another: in output prediction it copies the input
 first, as in input prediction. One learning rate for all arms and no KL, as in the demo, whose rate was chosen for bi-level: the sweep "gentle" has
-terminal at a third of the rate, and with the KL of DeepSeekMath's GRPO. In the sweep over G the rollouts are as many,
+terminal and bi-level at a third of the rate, and terminal with the KL of DeepSeekMath's GRPO. In the sweep over G the rollouts are as many,
 so that fewer per prompt means more prompts: 4, 2, 1 and 0.5 epochs of them for G = 2, 4, 8 and 16. The variants are changes of bigrpo.py's functions, below.
 
 The table gives means over seeds, with 95% t intervals over seeds. Differences between two arms are paired by seed: again mean and t interval,
@@ -100,7 +100,8 @@ ARMS = CORE | {name: arm for sweep in SWEEPS.values() for name, arm in sweep.ite
 NEIGHBOURS = [("sft", "terminal"), ("sft", "bilevel"), ("sft", "step"), ("terminal", "step"), ("terminal", "bilevel"), ("step", "bilevel"), ("bilevel", "centred"), ("coupled", "bilevel"),
               ("format", "rl-only"), ("sft", "rl-only"), ("rl-only", "bilevel"), ("sft", "sft-longer"), ("sft-longer", "bilevel"),
               *(("sft-longer", f"{name}-longer") for name in ("terminal", "step", "bilevel")), ("terminal-longer", "bilevel-longer"), ("step-longer", "bilevel-longer"),
-              ("terminal", "terminal-slow"), ("terminal-slow", "bilevel"), ("sft", "terminal-slow"), ("sft", "terminal-kl"), ("terminal-slow", "bilevel-slow"), ("bilevel", "bilevel-slow"), ("terminal", "terminal-kl"), ("terminal-kl", "bilevel"),
+              ("terminal", "terminal-slow"), ("terminal-slow", "bilevel"), ("sft", "terminal-slow"), ("sft", "terminal-kl"), ("terminal-slow", "bilevel-slow"),
+              ("bilevel", "bilevel-slow"), ("terminal", "terminal-kl"), ("terminal-kl", "bilevel"),
               *((f"{name}-sft", name) for name in SWEEPS["size"] if f"{name}-sft" in SWEEPS["size"]),
               *(("bilevel", name) for key, sweep in SWEEPS.items() if key not in ("longer", "gentle") for name in sweep if not name.endswith("-sft"))]
 

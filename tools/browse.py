@@ -70,7 +70,7 @@ def row(name: str, true: str, said: str | None, right: bool | None, style: str =
     cell = '<span class="dim">missing</span>' if said is None else f'<div class="state">{plain(said)}</div>'
     sign = '<span class="good" title="right">&check;</span>' if right else '<span class="bad" title="wrong">&cross;</span>'
     sign = '<span class="dim" title="not judged">&ndash;</span>' if right is None else sign
-    return (f'<tr class="{style}{"" if right in (True, None) else " off"}"><td><code>{plain(name)}</code></td><td><div class="state">{plain(true)}</div></td>'
+    return (f'<tr class="{style}{" off" if right is False else ""}"><td><code>{plain(name)}</code></td><td><div class="state">{plain(true)}</div></td>'
             f'<td>{cell}</td><td class="sign">{sign}</td></tr>')
 
 

@@ -192,8 +192,8 @@ def main() -> None:
     names = [name for name in rows[0] if name not in COST]
     lines = [[*names, *COST.values()], ["---"] * (len(names) + len(COST))]
     lines += [[*(str(row[name]) for name in names), *(f"{row[name]:.1f}" for name in COST)] for row in rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n"
-    table += f"Tokens are those of {args.tokenizer}. Made by `python tools/look.py --programs {' '.join(args.programs)}`, commit {policy.git_commit()}.\n"
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table += f"\n\nTokens are those of {args.tokenizer}. Made by `python tools/look.py --programs {' '.join(args.programs)}`, commit {policy.git_commit()}.\n"
     (args.out / "loop_anchors.md").write_text(table)
     draw_costs(rows, args.out / "loop_anchors.png")
     print(table + f"\nwritten to {args.out}")
